@@ -1,0 +1,35 @@
+"""Concurrent requests go in one by one, the model sees batches.
+
+Every request's deadline is the cancel scope it was made under.
+"""
+
+from __future__ import annotations
+
+from ._batcher import Batcher, open_batcher
+from ._errors import (
+    BatcherClosed,
+    BatcherCrashed,
+    BatcherError,
+    DeadlineUnreachable,
+    ModelError,
+    Overloaded,
+    ResultCountError,
+)
+from ._latency import LatencyFit
+from ._model import InferenceModel
+from ._statistics import BatcherStatistics
+
+__all__ = [
+    "Batcher",
+    "BatcherClosed",
+    "BatcherCrashed",
+    "BatcherError",
+    "BatcherStatistics",
+    "DeadlineUnreachable",
+    "InferenceModel",
+    "LatencyFit",
+    "ModelError",
+    "Overloaded",
+    "ResultCountError",
+    "open_batcher",
+]

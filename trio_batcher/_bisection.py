@@ -1,0 +1,192 @@
+"""One outcome for each input of a batch, whatever the model does.
+
+Pure: it says which inputs to run next and is told what came of it, so that a worker
+thread, the event loop and a test can all drive it.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections import deque
+from collections.abc import Generator, Iterable, Mapping, Sequence, Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+from ._errors import ModelError, ResultCountError
+
+__all__ = ["Attempt", "Failure", "Raised", "Returned", "Runs", "outcomes_of"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The model returned."""
+
+    results: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """The model raised."""
+
+    error: BaseException
+
+
+Attempt: TypeAlias = Returned | Raised
+
+
+class Failure:
+    """Stands in a result's place: ``error`` is to be raised in that caller's task."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+Runs: TypeAlias = Generator[list[T], Attempt, list[Any]]
+
+
+def outcomes_of(items: list[T]) -> Runs[T]:
+    """Yield the inputs to run, be sent an `Attempt` each time, return an outcome for each item.
+
+    An outcome is the result itself, or a `Failure`.
+
+    The first run is the whole batch. If it raises, halves are run, then halves of the
+    halves that raise, level by level: an input that fails alone is found with
+    2·log₂(n) further runs and no other input suffers. If the batch and both its halves
+    raise the same kind of error, single inputs from all over the batch are tried next;
+    if those fail alike too, it is not the inputs: all fail, after 2·log₂(n) further
+    runs rather than 2n.
+    """
+    size = len(items)
+    # Always a list of its own: the model may change what it is given.
+    attempt = yield list(items)
+    if isinstance(attempt, Returned):
+        return _outcomes(attempt.results, size)
+    outcomes: list[Any] = [None] * size
+    if size == 1:
+        return [_model_failure(attempt.error, 1)]
+
+    raised: list[BaseException] = [attempt.error]
+    succeeded = False
+    untried = deque(_halves(range(size)))
+    while untried:
+        segment = untried.popleft()
+        attempt = yield [items[i] for i in segment]
+        if isinstance(attempt, Returned):
+            succeeded = True
+            _fill(outcomes, segment, _outcomes(attempt.results, len(segment)))
+            continue
+        raised.append(attempt.error)
+        if len(segment) == 1:
+            outcomes[segment[0]] = _model_failure(attempt.error, 1)
+            continue
+        untried.extend(_halves(segment))
+        if len(raised) == 3 and not succeeded and _alike(raised):  # noqa: PLR2004
+            # The batch and both its halves. A poison input spoils one half only.
+            probes = _spread(size, count=2 * (size - 1).bit_length() - 2)
+            for probe in probes:
+                attempt = yield [items[probe]]
+                if isinstance(attempt, Returned):
+                    succeeded = True
+                    _fill(outcomes, [probe], _outcomes(attempt.results, 1))
+                    break
+                raised.append(attempt.error)
+                outcomes[probe] = _model_failure(attempt.error, 1)
+                if not _alike(raised):
+                    break
+            else:
+                return [
+                    _model_failure(raised[0], size) if outcome is None else outcome
+                    for outcome in outcomes
+                ]
+            known = [i for i in probes if outcomes[i] is not None]
+            untried = deque(
+                rest for segment in untried if (rest := [i for i in segment if i not in known])
+            )
+    return outcomes
+
+
+def _halves(segment: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+    middle = (len(segment) + 1) // 2
+    return segment[:middle], segment[middle:]
+
+
+def _spread(size: int, count: int) -> list[int]:
+    return sorted({i * size // count for i in range(count)})
+
+
+def _alike(errors: list[BaseException]) -> bool:
+    return len({type(error) for error in errors}) == 1
+
+
+def _fill(outcomes: list[Any], segment: Sequence[int], values: list[Any]) -> None:
+    for i, value in zip(segment, values, strict=True):
+        outcomes[i] = value
+
+
+def _model_failure(error: BaseException, batch_size: int) -> Failure:
+    where = "this input alone" if batch_size == 1 else f"all of a batch of {batch_size}"
+    failure = ModelError(f"the model failed on {where}: {_text(error)}", batch_size=batch_size)
+    failure.__cause__ = error
+    return Failure(failure)
+
+
+def _unshared(error: Exception) -> Exception:
+    # A model may return one instance in several places, or again in the next batch. The
+    # first caller gets that instance, every other one a copy of its own.
+    claim = object()
+    if error.__dict__.setdefault("_trio_batcher_claim", claim) is claim:
+        return error
+    try:
+        twin = copy.copy(error)
+    except Exception:  # noqa: BLE001  its class cannot be copied: the caller is told all the same
+        twin = None
+    if type(twin) is not type(error) or twin is error:
+        twin = ModelError(f"the model returned an exception: {_text(error)}", batch_size=1)
+    twin.__cause__ = error
+    return twin
+
+
+def _text(error: BaseException) -> str:
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}"
+    except Exception:  # noqa: BLE001  a message that cannot be made must not hide the failure
+        return name
+
+
+def _outcomes(results: Any, size: int) -> list[Any]:
+    # Results may be a list, an array, a tensor: looking at them runs the model's code,
+    # and whatever that raises is the model's failure too.
+    try:
+        values = [
+            Failure(_unshared(value)) if isinstance(value, Exception) else value
+            for value in _listed(results)
+        ]
+    except Exception as exc:  # noqa: BLE001  told to the callers, each by its own ModelError
+        return [_model_failure(exc, size) for _ in range(size)]
+    if len(values) != size:
+        return [Failure(ResultCountError(size, len(values))) for _ in range(size)]
+    return values
+
+
+def _listed(results: Any) -> Iterable[Any]:
+    if inspect.iscoroutine(results):
+        results.close()
+        msg = (
+            "the model returned a coroutine: give open_batcher the async function itself, "
+            "not a plain function that calls it"
+        )
+        raise TypeError(msg)
+    if isinstance(results, Mapping | AbstractSet) or not hasattr(results, "__len__"):
+        msg = (
+            f"the model returned a {type(results).__name__}: it has to return a sequence "
+            "with one result for each input, in the same order"
+        )
+        raise TypeError(msg)
+    listed: Iterable[Any] = results
+    return listed

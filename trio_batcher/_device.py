@@ -1,0 +1,199 @@
+"""A device: a model, the batch it is running, and what is known of its speed."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from ._bisection import Attempt, Raised, Returned, Runs, outcomes_of
+from ._latency import LatencyModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ._model import ModelSource
+    from ._queue import Request
+
+__all__ = ["Device", "Fleet"]
+
+T = TypeVar("T")
+
+
+def _not_loaded(_: object) -> Any:
+    msg = "a device runs nothing before its model is loaded"
+    raise RuntimeError(msg)
+
+
+class Device(Generic[T]):
+    """Runs one batch at a time, in a worker thread or in the event loop.
+
+    Attributes:
+        is_async: its model runs in the event loop.
+        latency: what its batches have taken. Guarded by the engine's lock.
+        batch: the requests in the batch that is running, `None` between batches.
+        free_at: when that batch ends, at the earliest; -inf between batches.
+        starting: a burst was started on it and has not taken its first batch yet.
+        busy: seconds its model has spent running.
+        reruns: runs made to find what a batch failed on.
+    """
+
+    def __init__(self, source: ModelSource, now: Callable[[], float]) -> None:
+        self.is_async = source.is_async
+        self.latency = LatencyModel()
+        self.batch: list[Request[T]] | None = None
+        self.free_at = -math.inf
+        self.starting = False
+        self.busy = 0.0
+        self.reruns = 0
+        self._started = 0.0
+        self._source = source
+        self._now = now
+        self._call: Callable[[list[T]], Any] = _not_loaded
+        self._close: Callable[[], None] | None = None
+        if source.factory is None:
+            self._adopt(source.model)
+        # (size, seconds, ended) of runs that the latency model has not seen yet: it is
+        # guarded by the engine's lock, which nobody holds while the model runs.
+        self._measured: list[tuple[int, float, float]] = []
+
+    @property
+    def has_to_be_loaded(self) -> bool:
+        """Whether `load` is worth a trip to the worker."""
+        return self._call is _not_loaded
+
+    @property
+    def has_to_be_closed(self) -> bool:
+        """Whether `close` has anything to do."""
+        return self._close is not None
+
+    def load(self) -> None:
+        """Construct the model. Called in the worker."""
+        if self._source.factory is not None:
+            self._adopt(self._source.factory())
+
+    def _adopt(self, model: Any) -> None:
+        if self._source.is_inference_model:
+            self._call, self._close = model.infer, model.close
+        else:
+            self._call = model
+
+    def close(self) -> None:
+        """Let the model go. Called in the worker; does nothing the second time."""
+        close, self._close = self._close, None
+        if close is not None:
+            close()
+
+    def run(self, items: list[T]) -> list[Any]:
+        """Run a batch in this thread and return an outcome for each item."""
+        runs = outcomes_of(items)
+        inputs = next(runs)
+        while True:
+            size, started = len(inputs), self._now()
+            attempt: Attempt
+            try:
+                attempt = Returned(self._call(inputs))
+            # Not only Exception: a model that calls sys.exit() on one input must not
+            # take everybody else's answers along.
+            except BaseException as exc:  # noqa: BLE001
+                attempt = Raised(exc)
+            try:
+                inputs = self._after(runs, attempt, size, started)
+            except StopIteration as finished:
+                return cast("list[Any]", finished.value)
+
+    async def run_async(self, items: list[T]) -> list[Any]:
+        """Await a batch in the event loop and return an outcome for each item."""
+        runs = outcomes_of(items)
+        inputs = next(runs)
+        while True:
+            size, started = len(inputs), self._now()
+            attempt: Attempt
+            try:
+                attempt = Returned(await self._call(inputs))
+            # As above, but a cancellation passes.
+            except (Exception, SystemExit, KeyboardInterrupt) as exc:  # noqa: BLE001
+                attempt = Raised(exc)
+            try:
+                inputs = self._after(runs, attempt, size, started)
+            except StopIteration as finished:
+                return cast("list[Any]", finished.value)
+
+    def _after(self, runs: Runs[T], attempt: Attempt, size: int, started: float) -> list[T]:
+        ended = self._now()
+        self.busy += ended - started
+        if isinstance(attempt, Returned):
+            self._measured.append((size, ended - started, ended))
+        inputs = runs.send(attempt)
+        self.reruns += 1
+        return inputs
+
+    def forget(self) -> None:
+        """Drop what was measured since the last batch was put down."""
+        self._measured.clear()
+
+    def reset_counters(self) -> None:
+        """Start counting busy time and reruns anew, after a warm-up."""
+        self.busy, self.reruns = 0.0, 0
+
+    def pick_up(self, batch: list[Request[T]], now: float) -> None:
+        """Note that a batch is starting. The engine's lock is held."""
+        self.starting = False
+        self.batch = batch
+        self._started = now
+        self.free_at = now + self.latency.at_least(len(batch), now)
+
+    def put_down(self) -> None:
+        """Note that no batch is running, and learn from those that were. The lock is held."""
+        self.starting = False
+        self.batch = None
+        self.free_at = -math.inf
+        for size, seconds, ended in self._measured:
+            self.latency.observe(size, seconds, ended)
+        self._measured.clear()
+
+    def expected_end(self, now: float) -> float:
+        """Return when it should be free, as far as one can tell. The lock is held."""
+        if self.batch is None:
+            return now
+        # Before anything was measured: it may well take as long again as it has taken.
+        seconds = self.latency.estimate(len(self.batch)) or 2.0 * (now - self._started)
+        return max(now, self._started + seconds)
+
+
+class Fleet(Generic[T]):
+    """All devices of one batcher, asked as one. The engine's lock is held around each call.
+
+    Attributes:
+        busy_until: no device is known to be busy for longer.
+        alone: no device is known to take longer for a batch of one. A deadline that leaves
+            this much after now and after `busy_until` is reachable without a closer look.
+    """
+
+    def __init__(self, devices: Sequence[Device[T]]) -> None:
+        self.devices = devices
+        self.busy_until = -math.inf
+        self.alone = 0.0
+
+    def refresh(self) -> None:
+        """Note that a device's batch or latency model has changed."""
+        self.busy_until = max(device.free_at for device in self.devices)
+        self.alone = max(device.latency.alone for device in self.devices)
+
+    def starting(self) -> int:
+        """Return on how many devices a burst was started that has not taken a batch yet."""
+        return sum(device.starting for device in self.devices)
+
+    def earliest_end(self, now: float) -> float:
+        """Return when a request that comes now is done, at the very earliest."""
+        return min(
+            max(now, device.free_at) + device.latency.at_least(1, now) for device in self.devices
+        )
+
+    def others_free_at(self, device: Device[T]) -> float:
+        """Return when the first of the other devices is free, at the earliest."""
+        others = (other.free_at for other in self.devices if other is not device)
+        return min(others, default=math.inf)
+
+    def expected_free(self, now: float) -> float:
+        """Return when the first device should be free, as far as one can tell."""
+        return min(device.expected_end(now) for device in self.devices)

@@ -1,0 +1,358 @@
+"""The way of a request from its caller to a device and back.
+
+Three parties meet here. *Callers* (tasks) put requests into the queue and park. The
+*gather task* (one) starts a burst on a free device when the policy says so. A *burst*
+(one per busy device, in a worker thread or a task) takes batch after batch, each
+composed at the last instant, and posts the outcomes back into the event loop.
+
+Who may touch what:
+
+- the queue, the latency models and the devices' `batch`, `free_at` and `starting`:
+  only under `_lock`, which is never held while anything else is waited for or run;
+- `caller` of a request or group, the counters, `_free`, `_ring_at`: only in the event
+  loop. So a caller that left is gone for good when the outcome of its batch comes in.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, assert_never
+
+from ._device import Device, Fleet
+from ._errors import (
+    BatcherClosed,
+    BatcherCrashed,
+    BatcherError,
+    DeadlineUnreachable,
+    Overloaded,
+)
+from ._hosts import ki_protected
+from ._outcomes import REASONS, Group, Outcomes
+from ._policy import Decision, Dispatch, Idle, Limits, WaitUntil, decide
+from ._queue import Request, RequestQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from ._hosts import CapacityLimiter, Host, Nursery
+    from ._statistics import BatcherStatistics
+
+__all__ = ["Engine"]
+
+T = TypeVar("T")
+
+_NEVER = math.inf
+
+
+class Engine(Generic[T]):
+    """One queue, its devices, and the tasks and bursts between them."""
+
+    def __init__(
+        self,
+        host: Host,
+        devices: Sequence[Device[T]],
+        *,
+        limits: Limits,
+        max_queue_size: float,
+        limiter: CapacityLimiter,
+    ) -> None:
+        self._host = host
+        self._fleet = Fleet(devices)
+        self._limits = limits
+        self.max_queue_size = max_queue_size
+        self._limiter = limiter
+        self._lock = threading.Lock()
+        self._queue: RequestQueue[T] = RequestQueue()
+        self._free = list(devices)
+        self._doorbell = host.doorbell()
+        # Queue length from which on the gather task wants to be woken by a new request,
+        # and the deadline before which it wants to be woken whatever the length.
+        self._ring_at: float = _NEVER
+        self._ring_before = -_NEVER
+        self._scope = host.shield()
+        self._closing = False
+        self._aborted = False
+        self.failure: BaseException | None = None
+        self.failed = host.event()
+        self.ended = host.event()
+
+        self.outcomes: Outcomes[T] = Outcomes(host, self._discard)
+        self._batch_sizes: Counter[int] = Counter()
+
+    # Callers, in the event loop
+
+    def submit(self, request: Request[T]) -> BatcherError | None:
+        """Queue a request, or return the reason why not."""
+        deadline, now = request.deadline, request.arrived
+        self.outcomes.submitted += 1
+        with self._lock:
+            queue, fleet = self._queue, self._fleet
+            if (
+                self._closing
+                or queue.size >= self.max_queue_size
+                or deadline < now + fleet.alone
+                or deadline < fleet.busy_until + fleet.alone
+            ) and (refusal := self._refusal(1, deadline, now)) is not None:
+                self.outcomes.rejected[REASONS[type(refusal)]] += 1
+                return refusal
+            queue.add(request)
+            ring = queue.size >= self._ring_at or deadline < self._ring_before
+        if ring:
+            self._ring()
+        return None
+
+    def submit_group(self, group: Group[T]) -> BatcherError | None:
+        """Queue all of a group's requests, or none and return the reason."""
+        requests = group.requests
+        count, first = len(requests), requests[0]
+        self.outcomes.submitted += count
+        with self._lock:
+            refusal = self._refusal(count, first.deadline, first.arrived)
+            if refusal is not None:
+                self.outcomes.rejected[REASONS[type(refusal)]] += count
+                return refusal
+            for request in requests:
+                self._queue.add(request)
+            ring = self._queue.size >= self._ring_at or first.deadline < self._ring_before
+        if ring:
+            self._ring()
+        return None
+
+    def _discard(self, requests: Iterable[Request[T]]) -> None:
+        with self._lock:
+            for request in requests:
+                self._queue.discard(request)
+
+    def _refusal(self, count: int, deadline: float, now: float) -> BatcherError | None:
+        if self._closing:
+            return self._closed_error()
+        if self._queue.size + count > self.max_queue_size:
+            return self._overloaded(now)
+        if deadline < _NEVER and deadline < self._fleet.earliest_end(now):
+            return DeadlineUnreachable(deadline - now)
+        return None
+
+    def _closed_error(self) -> BatcherClosed | BatcherCrashed:
+        if self.failure is None:
+            return BatcherClosed("the batcher's block is being left: no further requests")
+        error = BatcherCrashed(f"the batcher itself failed: {self.failure!r}")
+        error.__cause__ = self.failure
+        return error
+
+    def _overloaded(self, now: float) -> Overloaded:
+        # There is room when the next batch is taken: when the first device is done.
+        seconds = self._fleet.expected_free(now) - now
+        return Overloaded(
+            f"max_queue_size is {self.max_queue_size} and {self._queue.size} requests are "
+            f"waiting; there should be room in {seconds:.3g} s",
+            retry_after=seconds,
+        )
+
+    # The gather task, in the event loop
+
+    @ki_protected
+    async def serve(self) -> None:
+        """Start bursts until the engine is closed and everything accepted is answered.
+
+        A cancellation from outside does not reach it; `abort` ends it at once.
+        """
+        try:
+            with self._scope:
+                async with self._host.open_nursery() as nursery:
+                    with self._faults_kept():
+                        await self._gather(nursery)
+        finally:
+            self.abort()
+            self.ended.set()
+
+    async def _gather(self, nursery: Nursery) -> None:
+        while not (
+            self._closing and not self._queue.size and len(self._free) == len(self._fleet.devices)
+        ):
+            until = self._start_bursts(nursery)
+            await self._doorbell.listen(until)
+            self._ring_at, self._ring_before = _NEVER, -_NEVER
+
+    def _start_bursts(self, nursery: Nursery) -> float:
+        """Start what can be started; return until when to sleep unless the doorbell rings."""
+        limits = self._limits
+        while self._free:
+            device = self._free[-1]
+            # A burst takes its batch once it runs, so what those on their way will take
+            # is still in the queue. Another device is worth starting for the rest only.
+            spoken_for = limits.max_batch_size * self._fleet.starting()
+            if spoken_for and self._queue.size <= spoken_for:
+                self._ring_at = spoken_for + 1
+                return _NEVER
+            with self._lock:
+                now = self._host.now()
+                decision = self._decide(device, now)
+                earliest = self._queue.earliest_deadline
+            self._refuse_hopeless(decision.hopeless, now)
+            match decision:
+                case Idle():
+                    self._ring_at = 1
+                    return _NEVER
+                case WaitUntil(time=time):
+                    self._ring_at = limits.max_batch_size
+                    self._ring_before = earliest
+                    return time
+                case Dispatch():
+                    self._free.pop()
+                    device.starting = True
+                    nursery.start_soon(self._burst, device)
+                case never:
+                    assert_never(never)
+        return _NEVER
+
+    def _ring(self) -> None:
+        # Once is enough until the gather task has looked again.
+        self._ring_at, self._ring_before = _NEVER, -_NEVER
+        self._doorbell.ring()
+
+    @ki_protected
+    async def _burst(self, device: Device[T]) -> None:
+        try:
+            with self._faults_kept():
+                if device.is_async:
+                    await self._work_async(device)
+                else:
+                    await self._host.in_thread(self._work, device, limiter=self._limiter)
+        finally:
+            # Cancelled, or crashed, with a batch in hand: its callers must hear of it.
+            with self._lock:
+                stranded = device.batch or []
+                device.put_down()
+            self._turn_away(stranded)
+            self._free.append(device)
+            self._ring()
+
+    # A burst, in a worker thread or in a task
+
+    def _work(self, device: Device[T]) -> None:
+        while batch := self._take(device):
+            outcomes = device.run([request.item for request in batch])
+            self._host.post(self._deliver, batch, outcomes)
+            if self._token_wanted(device):
+                return
+
+    async def _work_async(self, device: Device[T]) -> None:
+        await self._limiter.acquire_on_behalf_of(device)
+        try:
+            while batch := self._take(device):
+                outcomes = await device.run_async([request.item for request in batch])
+                self._deliver(batch, outcomes)
+                if self._token_wanted(device):
+                    return
+        finally:
+            self._limiter.release_on_behalf_of(device)
+
+    def _take(self, device: Device[T]) -> list[Request[T]] | None:
+        """Take the best batch there is at this instant, `None` if the device has to wait."""
+        with self._lock:
+            device.put_down()
+            now = self._host.now()
+            decision = self._decide(device, now)
+            batch = None
+            if isinstance(decision, Dispatch):
+                batch = decision.batch
+                self._queue.remove_all(batch)
+                device.pick_up(batch, now)
+                self._batch_sizes[len(batch)] += 1
+            self._fleet.refresh()
+            # Others were not started for these because this burst was on its way.
+            unclaimed = bool(self._free) and self._queue.size > 0
+        if decision.hopeless:
+            self._host.post(self._refuse_hopeless, decision.hopeless, now)
+        if unclaimed and batch:
+            self._host.post(self._ring)
+        return batch
+
+    def _token_wanted(self, device: Device[T]) -> bool:
+        """Whether somebody else waits for the limiter: then the burst ends here."""
+        if not self._limiter.statistics().tasks_waiting:
+            return False
+        with self._lock:
+            device.put_down()
+        return True
+
+    def _decide(self, device: Device[T], now: float) -> Decision[T]:
+        """Ask the policy and take the hopeless out of the queue. The lock is held."""
+        decision = decide(
+            self._queue,
+            now=now,
+            latency=device.latency,
+            limits=self._limits,
+            others_free_at=self._fleet.others_free_at(device),
+            patient=not self._closing,
+        )
+        if decision.hopeless:
+            self._queue.remove_all(decision.hopeless)
+        return decision
+
+    # Outcomes, in the event loop
+
+    def _deliver(self, batch: Sequence[Request[T]], outcomes: Sequence[Any]) -> None:
+        # An exception that leaves a posted function would end the whole event loop.
+        with self._faults_kept():
+            self.outcomes.deliver(batch, outcomes)
+            return
+        self._turn_away(batch)
+
+    def _refuse_hopeless(self, requests: Sequence[Request[T]], now: float) -> None:
+        self.outcomes.reject(requests, lambda request: DeadlineUnreachable(request.deadline - now))
+
+    def _turn_away(self, requests: Sequence[Request[T]]) -> None:
+        self.outcomes.reject(requests, lambda _: self._closed_error())
+
+    # Closing
+
+    def close(self) -> None:
+        """Accept nothing more; `ended` is set when all that was accepted is answered."""
+        self._closing = True
+        self._ring()
+
+    def abort(self) -> None:
+        """Turn away who waits, cancel what can be cancelled; a running thread is waited for."""
+        self._aborted = True
+        self._empty()
+        self._scope.cancel()
+
+    @contextmanager
+    def _faults_kept(self) -> Iterator[None]:
+        """Keep an error of our own until the block is left, and turn everybody away until then.
+
+        It must not crash the nursery while the block runs, which is the host's code. Only
+        `abort` cancels anything in here, so until then no exception is a cancellation.
+        """
+        try:
+            yield
+        except BaseException as exc:
+            if self._aborted:
+                raise
+            self.failure = self.failure or exc
+            self._empty()
+            self.failed.set()
+            self._ring()
+
+    def _empty(self) -> None:
+        self._closing = True
+        with self._lock:
+            waiting = self._queue.clear()
+        self._turn_away(waiting)
+
+    def statistics(self) -> BatcherStatistics:
+        """Return a snapshot."""
+        devices = self._fleet.devices
+        with self._lock:
+            return self.outcomes.snapshot(
+                waiting=self._queue.size,
+                peak_waiting=self._queue.peak,
+                batch_sizes=self._batch_sizes,
+                busy=tuple(device.busy for device in devices),
+                reruns=sum(device.reruns for device in devices),
+                latency=tuple(device.latency.fit for device in devices),
+            )

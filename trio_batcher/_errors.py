@@ -1,0 +1,92 @@
+"""What `infer` can raise, one class for each thing a caller can do about it.
+
+Every instance is raised in one task only: tracebacks of shared exceptions grow with
+each task that raises them. What several callers share is the ``__cause__``.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BatcherClosed",
+    "BatcherCrashed",
+    "BatcherError",
+    "DeadlineUnreachable",
+    "ModelError",
+    "Overloaded",
+    "ResultCountError",
+]
+
+
+class BatcherError(Exception):
+    """The base of everything a batcher itself raises from `Batcher.infer`."""
+
+
+class Overloaded(BatcherError):
+    """The queue is full. Nothing was queued; ask again later.
+
+    Attributes:
+        retry_after: estimated seconds until there is room in the queue.
+    """
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after: float = retry_after
+
+
+class DeadlineUnreachable(BatcherError, TimeoutError):
+    """The request's deadline cannot be met, and it has not passed yet.
+
+    Raised instead of letting the caller wait for a `trio.Cancelled` that is certain to
+    come, so that there is still time to answer someone.
+
+    Attributes:
+        seconds_left: how far away the deadline was.
+    """
+
+    def __init__(self, seconds_left: float) -> None:
+        super().__init__(
+            f"the deadline is in {seconds_left:.3g} s, sooner than even a batch of this "
+            "request alone could end"
+        )
+        self.seconds_left: float = seconds_left
+
+
+class BatcherClosed(BatcherError):
+    """The batcher's ``async with`` block has been left, or is being left."""
+
+
+class BatcherCrashed(BatcherError):
+    """The batcher itself failed; the reason is the ``__cause__``.
+
+    This is never a model's fault: a model that raises gives `ModelError`.
+    """
+
+
+class ModelError(BatcherError):
+    """The model raised; its exception is the ``__cause__``.
+
+    Attributes:
+        batch_size: how many inputs the failing run had. 1 means that this very input
+            fails alone; more, that the model fails whatever it is given.
+    """
+
+    def __init__(self, message: str, *, batch_size: int) -> None:
+        super().__init__(message)
+        self.batch_size: int = batch_size
+
+
+class ResultCountError(BatcherError):
+    """The model returned another number of results than it was given inputs.
+
+    Attributes:
+        expected: number of inputs.
+        got: number of results.
+    """
+
+    def __init__(self, expected: int, got: int) -> None:
+        super().__init__(
+            f"the model returned {got} results for {expected} inputs; "
+            "it has to return exactly one for each, in the same order"
+        )
+        self.expected: int = expected
+        self.got: int = got

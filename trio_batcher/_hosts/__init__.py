@@ -1,0 +1,201 @@
+"""What the engine needs of an event loop, and which one is running.
+
+The engine is written once against `Host`; a module beside this one implements it for
+each event loop.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import sniffio
+from trio.lowlevel import enable_ki_protection as ki_protected
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
+
+__all__ = [
+    "CancelScope",
+    "CapacityLimiter",
+    "Doorbell",
+    "Event",
+    "Host",
+    "Nursery",
+    "Sleeper",
+    "current_host",
+    "ki_protected",
+]
+
+S = TypeVar("S", bound="Sleeper")
+V = TypeVar("V")
+
+
+class Sleeper(Protocol):
+    """Whatever a caller is parked for: it knows its caller while there is one."""
+
+    caller: Any
+
+
+class Event(Protocol):
+    """Something that happens once; `trio.Event` is one."""
+
+    def is_set(self) -> bool:
+        """Return whether it has happened."""
+        ...
+
+    def set(self) -> None:
+        """Make it happen, waking all who wait."""
+        ...
+
+    async def wait(self) -> None:
+        """Wait until it has happened; a checkpoint also if it has already."""
+        ...
+
+
+class LimiterStatistics(Protocol):
+    """The one figure needed of a limiter."""
+
+    @property
+    def tasks_waiting(self) -> int:
+        """How many tasks wait for a token."""
+        ...
+
+
+class CapacityLimiter(Protocol):
+    """A device's capacity; `trio.CapacityLimiter` is one."""
+
+    def statistics(self) -> LimiterStatistics:
+        """Return a snapshot. It is read from worker threads too."""
+        ...
+
+    async def acquire_on_behalf_of(self, borrower: Any) -> None:
+        """Take a token for ``borrower``, waiting for one."""
+        ...
+
+    def release_on_behalf_of(self, borrower: Any) -> None:
+        """Put ``borrower``'s token back."""
+        ...
+
+
+class CancelScope(Protocol):
+    """A cancel scope to be entered with ``with``."""
+
+    def cancel(self) -> None:
+        """Cancel what runs inside, also if it is entered only later."""
+        ...
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> bool | None: ...
+
+
+class Nursery(Protocol):
+    """Where tasks are started."""
+
+    def start_soon(self, function: Callable[..., Awaitable[object]], /, *args: Any) -> None:
+        """Start a task."""
+        ...
+
+
+class Doorbell(Protocol):
+    """A memory channel of one slot between callers and the gather task."""
+
+    def ring(self) -> None:
+        """Wake the listener, or its next `listen`. Rings in between count as one."""
+        ...
+
+    async def listen(self, until: float = math.inf) -> None:
+        """Wait for a ring, or for the time ``until``."""
+        ...
+
+
+class Host(Protocol):
+    """One event loop, while a batcher is open in it."""
+
+    def now(self) -> float:
+        """Return the loop's time in seconds. Callable from any thread."""
+        ...
+
+    def effective_deadline(self) -> float:
+        """Return when the current task will be cancelled: -inf if it is already."""
+        ...
+
+    def checkpoint(self) -> Awaitable[None]:
+        """Let others run and raise a pending cancellation."""
+        ...
+
+    def park(self, sleeper: S, abandon: Callable[[S], None]) -> Awaitable[Any]:
+        """Sleep, as ``sleeper.caller``, until `wake` or `wake_with_error`.
+
+        If the caller is cancelled first, ``abandon(sleeper)`` is called, which must see
+        to it that nobody wakes that caller any more.
+        """
+        ...
+
+    def wake(self, caller: Any, value: Any) -> None:
+        """Let a parked caller return ``value``."""
+        ...
+
+    def wake_with_error(self, caller: Any, error: BaseException) -> None:
+        """Let a parked caller raise ``error``."""
+        ...
+
+    def post(self, function: Callable[..., object], /, *args: Any) -> None:
+        """Have the loop call ``function(*args)`` soon, in order. Callable from any thread."""
+        ...
+
+    def doorbell(self) -> Doorbell:
+        """Return a new doorbell."""
+        ...
+
+    def event(self) -> Event:
+        """Return a new event."""
+        ...
+
+    def limiter(self, tokens: int) -> CapacityLimiter:
+        """Return a new limiter."""
+        ...
+
+    def open_nursery(self) -> AbstractAsyncContextManager[Nursery]:
+        """Open a nursery."""
+        ...
+
+    def shield(self) -> CancelScope:
+        """Return a scope that cancellations from outside do not get through."""
+        ...
+
+    async def in_thread(
+        self, function: Callable[..., V], *args: Any, limiter: CapacityLimiter
+    ) -> V:
+        """Run ``function(*args)`` in a worker thread that holds one of the limiter's tokens.
+
+        Cancellable until the thread has started, not afterwards.
+        """
+        ...
+
+
+def current_host() -> Host:
+    """Return a host for the event loop that is running.
+
+    Raises:
+        RuntimeError: none is, or one that has no host here.
+    """
+    try:
+        library = sniffio.current_async_library()
+    except sniffio.AsyncLibraryNotFoundError:
+        library = "none"
+    if library == "trio":
+        from .trio import TrioHost  # noqa: PLC0415  a host is imported where it runs
+
+        return TrioHost()
+    msg = f"open_batcher needs trio as its event loop; the one running here: {library}"
+    raise RuntimeError(msg)

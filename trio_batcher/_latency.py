@@ -1,0 +1,130 @@
+"""How long a batch of a given size will take, learned from those that were run.
+
+Pure: durations and times come in as arguments.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+__all__ = ["LatencyFit", "LatencyModel"]
+
+# Each batch counts 5% less than the one after it, so the fit follows the last twenty
+# or so.
+_DECAY = 0.95
+# What is left of a fit's standard errors when it has to be a lower bound.
+_DEVIATIONS = 2.0
+# A lower bound gives a per cent away, so that it never turns a request down for the
+# sake of a rounding error.
+_SLACK = 0.99
+# Two batches at least before anything is called unreachable: the first one of many
+# models compiles, allocates and is a hundred times slower.
+_MIN_EVIDENCE = 2
+# Seconds after which nothing is called unreachable on the word of an old measurement.
+# Without it, a device that was slow once would never be tried again if its slowness
+# makes every deadline look hopeless.
+_TRUSTED_FOR = 1.0
+_RECENT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyFit:
+    """A batch of ``n`` takes about ``fixed + per_item * n`` seconds.
+
+    Attributes:
+        fixed: seconds a batch costs however small it is.
+        per_item: seconds each further item adds.
+        deviation: standard deviation of the batches around that line, seconds.
+    """
+
+    fixed: float
+    per_item: float
+    deviation: float
+
+
+class LatencyModel:
+    """A running straight line through (batch size, duration), newer batches counting more.
+
+    Exponentially weighted least squares in the single-pass form of D. H. D. West,
+    "Updating mean and variance estimates: an improved method", CACM 22(9), 1979.
+
+    Attributes:
+        alone: what a batch of one takes at the very least, as of the last observation:
+            `at_least` never gives more.
+    """
+
+    def __init__(self) -> None:
+        self._weight = 0.0
+        self._mean_size = 0.0
+        self._mean_duration = 0.0
+        self._size_squares = 0.0
+        self._products = 0.0
+        self._variance = 0.0
+        self._observed = 0
+        self._observed_at = -math.inf
+        self._recent: deque[tuple[int, float]] = deque(maxlen=_RECENT)
+        self.alone = 0.0
+
+    def observe(self, size: int, duration: float, now: float) -> None:
+        """Learn that a batch of ``size`` took ``duration`` seconds and ended at ``now``."""
+        if self._observed:
+            error = duration - self.estimate(size)
+            self._variance = _DECAY * self._variance + (1.0 - _DECAY) * error * error
+        weight = _DECAY * self._weight
+        self._weight = weight + 1.0
+        size_change = size - self._mean_size
+        duration_change = duration - self._mean_duration
+        self._mean_size += size_change / self._weight
+        self._mean_duration += duration_change / self._weight
+        share = weight / self._weight
+        self._size_squares = _DECAY * self._size_squares + share * size_change * size_change
+        self._products = _DECAY * self._products + share * size_change * duration_change
+        self._observed += 1
+        self._observed_at = now
+        self._recent.append((size, duration))
+        self.alone = self._bound(1)
+
+    def _line(self) -> tuple[float, float]:
+        # With one size seen the slope is anybody's guess; the guess is proportional,
+        # which is the steepest a line without negative parts can be.
+        if self._size_squares > 1e-9:  # noqa: PLR2004
+            per_item = max(0.0, self._products / self._size_squares)
+            fixed = self._mean_duration - per_item * self._mean_size
+            if fixed >= 0.0:
+                return fixed, per_item
+        return 0.0, self._mean_duration / self._mean_size if self._mean_size else 0.0
+
+    def estimate(self, size: int) -> float:
+        """Return the expected seconds for a batch of ``size``; 0 if none was ever run."""
+        fixed, per_item = self._line()
+        return fixed + per_item * size
+
+    def at_least(self, size: int, now: float) -> float:
+        """Return seconds that a batch of ``size`` started at ``now`` takes at the very least.
+
+        0 while too little is known, or what is known is old: a request is only ever
+        called hopeless on fresh evidence.
+        """
+        if now - self._observed_at > _TRUSTED_FOR:
+            return 0.0
+        return self.alone if size == 1 else self._bound(size)
+
+    def _bound(self, size: int) -> float:
+        if self._observed < _MIN_EVIDENCE:
+            return 0.0
+        bound = self.estimate(size) - _DEVIATIONS * math.sqrt(self._variance)
+        for seen, duration in self._recent:
+            # A smaller batch does not take longer: one good run takes a bad fit back.
+            if seen >= size and duration < bound:
+                bound = duration
+        return max(0.0, _SLACK * bound)
+
+    @property
+    def fit(self) -> LatencyFit | None:
+        """The line as it stands, or `None` if no batch was ever run."""
+        if not self._observed:
+            return None
+        fixed, per_item = self._line()
+        return LatencyFit(fixed, per_item, math.sqrt(self._variance))

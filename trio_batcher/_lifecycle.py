@@ -1,0 +1,120 @@
+"""From a model that was passed in to devices that are ready, and away with them again."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any
+
+import outcome
+
+from ._bisection import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+
+    from ._device import Device
+    from ._hosts import CapacityLimiter, Host
+
+__all__ = ["loaded", "warm_up"]
+
+
+@asynccontextmanager
+async def loaded(
+    host: Host, devices: Sequence[Device[Any]], limiter: CapacityLimiter
+) -> AsyncGenerator[None]:
+    """Construct the devices' models in worker threads, and close them at the end.
+
+    Models that were constructed are closed whatever happens, also when another one's
+    construction fails or is cancelled. What a model's `close` raises is raised here,
+    unless the block has raised something itself, to which it is then added as a note.
+    """
+
+    async def load(device: Device[Any]) -> None:
+        (await host.in_thread(outcome.capture, device.load, limiter=limiter)).unwrap()
+
+    async def close() -> list[BaseException]:
+        with host.shield():
+            return await _on_each(host, [d for d in devices if d.has_to_be_closed], close_one)
+
+    async def close_one(device: Device[Any]) -> None:
+        (await host.in_thread(outcome.capture, device.close, limiter=limiter)).unwrap()
+
+    try:
+        _raise_first(await _on_each(host, [d for d in devices if d.has_to_be_loaded], load))
+        yield
+    except BaseException as exc:
+        for error in await close():
+            exc.add_note(f"trio_batcher: closing a model failed too: {error!r}")
+        raise
+    _raise_first(await close())
+
+
+async def warm_up(
+    host: Host,
+    devices: Sequence[Device[Any]],
+    limiter: CapacityLimiter,
+    items: Sequence[Any],
+    max_batch_size: int,
+) -> None:
+    """Run batches of 1, 2, 4, … up to the maximum on each device, each size twice.
+
+    The first run of a size pays for what is done once (compiling, allocating); the
+    second one is what the latency model learns from.
+
+    Raises:
+        ModelError: the model failed; nothing has been served yet, so opening fails too.
+        ResultCountError: likewise.
+    """
+    sizes = [2**power for power in range(max_batch_size.bit_length())]
+    if sizes[-1] != max_batch_size:
+        sizes.append(max_batch_size)
+
+    async def warm(device: Device[Any]) -> None:
+        for size in sizes:
+            inputs = list(islice(cycle(items), size))
+            await run(device, inputs)
+            device.forget()
+            await run(device, inputs)
+            device.put_down()
+        device.reset_counters()
+
+    async def run(device: Device[Any], inputs: list[Any]) -> None:
+        if device.is_async:
+            outcomes = await device.run_async(inputs)
+        else:
+            outcomes = await host.in_thread(device.run, inputs, limiter=limiter)
+        for result in outcomes:
+            if isinstance(result, Failure):
+                result.error.add_note(f"while warming up with a batch of {len(inputs)}")
+                raise result.error
+
+    if items:
+        _raise_first(await _on_each(host, devices, warm))
+
+
+async def _on_each(
+    host: Host,
+    devices: Sequence[Device[Any]],
+    function: Callable[[Device[Any]], Awaitable[None]],
+) -> list[BaseException]:
+    """Await ``function(device)`` for all devices at a time and return what they raised."""
+    errors: list[BaseException] = []
+
+    async def call(device: Device[Any]) -> None:
+        try:
+            await function(device)
+        except Exception as exc:  # noqa: BLE001  returned: each caller says what becomes of it
+            errors.append(exc)
+
+    async with host.open_nursery() as nursery:
+        for device in devices:
+            nursery.start_soon(call, device)
+    return errors
+
+
+def _raise_first(errors: Sequence[BaseException]) -> None:
+    if errors:
+        for other in errors[1:]:
+            errors[0].add_note(f"trio_batcher: another replica failed as well: {other!r}")
+        raise errors[0]

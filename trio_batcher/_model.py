@@ -1,0 +1,158 @@
+"""What a user may pass as a model, and how it is told apart.
+
+Nothing here runs a model; `_device` does.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
+
+__all__ = [
+    "AsyncFunction",
+    "BlockingFunction",
+    "InferenceModel",
+    "Model",
+    "ModelSource",
+    "Results",
+    "as_sources",
+]
+
+T = TypeVar("T")
+R = TypeVar("R")
+T_contra = TypeVar("T_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Results(Protocol[R_co]):
+    """What a model returns: a list, a tuple, an array, a tensor; one result per input."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> R_co: ...
+
+
+class InferenceModel(ABC, Generic[T_contra, R_co]):
+    """A model with a state of its own, such as weights.
+
+    Pass the class itself to `open_batcher`, or a `functools.partial` of it, and it is
+    constructed in the worker thread while the batcher opens, so that loading weights
+    never blocks the event loop. An instance is taken as it is.
+    """
+
+    @abstractmethod
+    def infer(self, inputs: list[T_contra]) -> Sequence[R_co]:
+        """Return one result for each input, in the same order.
+
+        Called in the worker thread, one batch at a time.
+
+        Args:
+            inputs: 1 to ``max_batch_size`` items as they were given to `Batcher.infer`.
+                The list is the model's own: it may keep or change it.
+
+        Returns:
+            As many results as inputs. An `Exception` instance in a result's place is
+            raised in that input's caller alone.
+        """
+
+    def close(self) -> None:
+        """Let go of what the model holds.
+
+        Called in the worker thread when the batcher that constructed it closes, after
+        the last batch; also when opening fails half-way. A model that was passed as an
+        instance is closed too.
+        """
+
+
+BlockingFunction: TypeAlias = Callable[[list[T]], Results[R]]
+AsyncFunction: TypeAlias = Callable[[list[T]], Awaitable[Results[R]]]
+if TYPE_CHECKING:
+    Model: TypeAlias = (
+        InferenceModel[T, R]
+        | type[InferenceModel[T, R]]
+        | functools.partial[InferenceModel[T, R]]
+        | BlockingFunction[T, R]
+        | AsyncFunction[T, R]
+    )
+else:
+    Model = Any
+
+
+class ModelSource:
+    """One of the models a user passed: how to get it, where it runs, how to let it go.
+
+    Attributes:
+        factory: makes the model, to be called in the worker; `None` if there is nothing
+            to make.
+        model: the model as passed, if it needs no making.
+        is_inference_model: what ends up being used is an `InferenceModel`.
+        is_async: it runs in the event loop, not in a worker thread.
+    """
+
+    __slots__ = ("factory", "is_async", "is_inference_model", "model")
+
+    def __init__(self, model: Any) -> None:
+        made_by: Any = model.func if isinstance(model, functools.partial) else model
+        is_class = isinstance(made_by, type) and issubclass(made_by, InferenceModel)
+        self.factory: Callable[[], InferenceModel[Any, Any]] | None = model if is_class else None
+        self.model: Any = None if is_class else model
+        self.is_inference_model = is_class or isinstance(model, InferenceModel)
+        self.is_async = False
+        if self.is_inference_model:
+            if inspect.iscoroutinefunction(made_by.infer):
+                name = made_by.__name__ if is_class else type(model).__name__
+                msg = (
+                    f"{name}.infer must not be async: an InferenceModel runs in a worker "
+                    "thread; pass an async function as the model instead"
+                )
+                raise TypeError(msg)
+        elif isinstance(model, type) or not callable(model):
+            msg = (
+                "model must be a function list -> sequence (blocking or async), an "
+                f"InferenceModel, a subclass of it, or a sequence of those, not {model!r}"
+            )
+            raise TypeError(msg)
+        else:
+            self.is_async = _is_async(model)
+
+
+def _is_async(function: Any) -> bool:
+    if inspect.iscoroutinefunction(function):
+        return True
+    call = getattr(type(function), "__call__", None)  # noqa: B004  an object with an async __call__
+    return inspect.iscoroutinefunction(call)
+
+
+def as_sources(model: Any) -> list[ModelSource]:
+    """Return a source for each replica: one, or as many as the sequence holds.
+
+    Raises:
+        TypeError: it is nothing that can serve as a model.
+        ValueError: it is an empty sequence.
+    """
+    if isinstance(model, InferenceModel | type) or callable(model):
+        return [ModelSource(model)]
+    if isinstance(model, Sequence) and not isinstance(model, str | bytes):
+        if not model:
+            msg = "model must not be an empty sequence: each element is a replica"
+            raise ValueError(msg)
+        return [ModelSource(replica) for replica in _distinct(model)]
+    return [ModelSource(model)]
+
+
+def _distinct(replicas: Sequence[Any]) -> Iterator[Any]:
+    # A function can serve several devices at a time if it says so by being listed
+    # several times; an instance has one state and one worker.
+    seen: set[int] = set()
+    for replica in replicas:
+        if isinstance(replica, InferenceModel):
+            if id(replica) in seen:
+                msg = (
+                    f"model lists the same instance twice: {replica!r}; two workers must "
+                    "not run it at once, so pass its class twice or make two instances"
+                )
+                raise ValueError(msg)
+            seen.add(id(replica))
+        yield replica

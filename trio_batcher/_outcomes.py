@@ -1,0 +1,160 @@
+"""Each caller gets exactly one outcome, and each outcome is counted once.
+
+Everything here happens in the event loop. `caller` of a request or a group is the one
+mark of who still waits: whoever answers a caller, or sees it leave, sets it to `None`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ._bisection import Failure
+from ._errors import (
+    BatcherClosed,
+    BatcherCrashed,
+    BatcherError,
+    DeadlineUnreachable,
+    Overloaded,
+)
+from ._queue import Request
+from ._statistics import BatcherStatistics, RejectionReason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from ._hosts import Host
+    from ._latency import LatencyFit
+
+__all__ = ["REASONS", "Group", "Outcomes"]
+
+T = TypeVar("T")
+
+REASONS: dict[type[BatcherError], RejectionReason] = {
+    Overloaded: "overloaded",
+    DeadlineUnreachable: "deadline",
+    BatcherClosed: "closed",
+    BatcherCrashed: "crashed",
+}
+
+
+class Group(Generic[T]):
+    """The requests of one `infer_many`: one caller, woken when all are done or one fails."""
+
+    __slots__ = ("caller", "missing", "requests", "results")
+
+    def __init__(self, items: Sequence[T], deadline: float, now: float) -> None:
+        self.caller: Any = None
+        self.requests = [
+            Request(item, deadline, now, self, index) for index, item in enumerate(items)
+        ]
+        self.results: list[Any] = [None] * len(items)
+        self.missing = len(items)
+
+
+class Outcomes(Generic[T]):
+    """Answers callers and keeps count.
+
+    Attributes:
+        submitted, completed, failed, cancelled, rejected: as in `BatcherStatistics`.
+    """
+
+    def __init__(self, host: Host, discard: Callable[[Iterable[Request[T]]], None]) -> None:
+        self._host = host
+        self._discard = discard
+        self.submitted = 0
+        self.completed = 0
+        self.failed = 0
+        self.cancelled = 0
+        self.rejected: Counter[RejectionReason] = Counter()
+
+    def deliver(self, batch: Sequence[Request[T]], outcomes: Sequence[Any]) -> None:
+        """Answer the callers of a batch that are still there."""
+        wake = self._host.wake
+        completed = 0
+        for request, outcome in zip(batch, outcomes, strict=True):
+            if type(outcome) is Failure:
+                self.failed += self._wake_with_error(request, outcome.error)
+            elif request.group is not None:
+                completed += self._wake_group(request.group, request.index, outcome)
+            elif (caller := request.caller) is not None:
+                request.caller = None
+                wake(caller, outcome)
+                completed += 1
+        self.completed += completed
+
+    def reject(
+        self, requests: Iterable[Request[T]], error: Callable[[Request[T]], BatcherError]
+    ) -> None:
+        """Raise an error of its own in the caller of each request, if it is still there."""
+        for request in requests:
+            refusal = error(request)
+            self.rejected[REASONS[type(refusal)]] += self._wake_with_error(request, refusal)
+
+    def abandon(self, request: Request[T]) -> None:
+        """Forget a request whose caller left."""
+        request.caller = None
+        self.cancelled += 1
+        self._discard((request,))
+
+    def abandon_group(self, group: Group[T]) -> None:
+        """Forget all of a group's requests that have no outcome yet."""
+        group.caller = None
+        self.cancelled += group.missing
+        self._discard(group.requests)
+
+    # Both return how many requests they settled: none, if the caller has gone.
+
+    def _wake_group(self, group: Group[T], index: int, result: Any) -> int:
+        if group.caller is None:
+            return 0
+        group.results[index] = result
+        group.missing -= 1
+        if not group.missing:
+            caller, group.caller = group.caller, None
+            self._host.wake(caller, group.results)
+        return 1
+
+    def _wake_with_error(self, request: Request[T], error: BaseException) -> int:
+        group = request.group
+        sleeper = request if group is None else group
+        caller = sleeper.caller
+        if caller is None:
+            return 0
+        sleeper.caller = None
+        if group is not None:
+            group.missing -= 1
+            self.abandon_group(group)
+        self._host.wake_with_error(caller, error)
+        return 1
+
+    def snapshot(
+        self,
+        *,
+        waiting: int,
+        peak_waiting: int,
+        batch_sizes: Mapping[int, int],
+        busy: tuple[float, ...],
+        reruns: int,
+        latency: tuple[LatencyFit | None, ...],
+    ) -> BatcherStatistics:
+        """Return the statistics, given what the queue and the devices have to say."""
+        rejected = {reason: self.rejected[reason] for reason in REASONS.values()}
+        settled = self.completed + self.failed + self.cancelled + sum(rejected.values())
+        return BatcherStatistics(
+            waiting=waiting,
+            running=self.submitted - waiting - settled,
+            peak_waiting=peak_waiting,
+            submitted=self.submitted,
+            completed=self.completed,
+            failed=self.failed,
+            cancelled=self.cancelled,
+            rejected=MappingProxyType(rejected),
+            batches=sum(batch_sizes.values()),
+            reruns=reruns,
+            items=sum(size * count for size, count in batch_sizes.items()),
+            batch_sizes=MappingProxyType(dict(sorted(batch_sizes.items()))),
+            busy=busy,
+            latency=latency,
+        )
