@@ -18,12 +18,17 @@ from ._policy import Limits
 from ._queue import Request
 
 if TYPE_CHECKING:
-    import functools
     from collections.abc import AsyncGenerator, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from ._hosts import CapacityLimiter, Event, Host
-    from ._model import AsyncFunction, BlockingFunction, InferenceModel, ModelSource
+    from ._model import (
+        AsyncFunction,
+        BlockingFunction,
+        InferenceModel,
+        ModelFactory,
+        ModelSource,
+    )
     from ._statistics import BatcherStatistics
 
 __all__ = ["Batcher", "open_batcher"]
@@ -154,9 +159,7 @@ class Batcher(Generic[T, R]):
 
 @overload
 def open_batcher(
-    model: type[InferenceModel[T, R]]
-    | functools.partial[InferenceModel[T, R]]
-    | Sequence[type[InferenceModel[T, R]] | functools.partial[InferenceModel[T, R]]],
+    model: InferenceModel[T, R] | Sequence[InferenceModel[T, R]],
     *,
     max_batch_size: int = ...,
     max_delay: float = ...,
@@ -166,7 +169,7 @@ def open_batcher(
 ) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
 @overload
 def open_batcher(
-    model: InferenceModel[T, R] | Sequence[InferenceModel[T, R]],
+    model: ModelFactory[T, R] | Sequence[ModelFactory[T, R]],
     *,
     max_batch_size: int = ...,
     max_delay: float = ...,
@@ -278,6 +281,8 @@ async def _open(
     with prompt_switching() if uses_threads else nullcontext():
         async with loaded(host, devices, limiter):
             await warm_up(host, devices, limiter, warmup, limits.max_batch_size)
+            # Cancelled while a constructor was running: the block is not entered.
+            await host.checkpoint()
             engine = Engine(
                 host, devices, limits=limits, max_queue_size=max_queue_size, limiter=limiter
             )

@@ -14,10 +14,9 @@ __all__ = ["LatencyFit", "LatencyModel"]
 # Each batch counts 5% less than the one after it, so the fit follows the last twenty
 # or so.
 _DECAY = 0.95
-# What is left of a fit's standard errors when it has to be a lower bound.
+# How many standard deviations lie between the line and a bound.
 _DEVIATIONS = 2.0
-# A lower bound gives a per cent away, so that it never turns a request down for the
-# sake of a rounding error.
+# A bound gives a per cent away, so that nothing depends on a rounding error.
 _SLACK = 0.99
 # Two batches at least before anything is called unreachable: the first one of many
 # models compiles, allocates and is a hundred times slower.
@@ -114,12 +113,21 @@ class LatencyModel:
     def _bound(self, size: int) -> float:
         if self._observed < _MIN_EVIDENCE:
             return 0.0
+        # Beyond the sizes that were seen the slope is a guess; a larger batch takes no less.
+        size = min(size, max(seen for seen, _ in self._recent))
         bound = self.estimate(size) - _DEVIATIONS * math.sqrt(self._variance)
         for seen, duration in self._recent:
-            # A smaller batch does not take longer: one good run takes a bad fit back.
+            # A smaller batch takes no longer: one good run takes a bad fit back.
             if seen >= size and duration < bound:
                 bound = duration
         return max(0.0, _SLACK * bound)
+
+    def at_most(self, size: int) -> float:
+        """Return seconds that a batch of ``size`` hardly ever takes longer than.
+
+        0 if none was ever run.
+        """
+        return (self.estimate(size) + _DEVIATIONS * math.sqrt(self._variance)) / _SLACK
 
     @property
     def fit(self) -> LatencyFit | None:

@@ -9,13 +9,13 @@ import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 __all__ = [
     "AsyncFunction",
     "BlockingFunction",
     "InferenceModel",
-    "Model",
+    "ModelFactory",
     "ModelSource",
     "Results",
     "as_sources",
@@ -23,7 +23,6 @@ __all__ = [
 
 T = TypeVar("T")
 R = TypeVar("R")
-T_contra = TypeVar("T_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
 
@@ -34,7 +33,7 @@ class Results(Protocol[R_co]):
     def __getitem__(self, index: int, /) -> R_co: ...
 
 
-class InferenceModel(ABC, Generic[T_contra, R_co]):
+class InferenceModel(ABC, Generic[T, R_co]):
     """A model with a state of its own, such as weights.
 
     Pass the class itself to `open_batcher`, or a `functools.partial` of it, and it is
@@ -43,7 +42,7 @@ class InferenceModel(ABC, Generic[T_contra, R_co]):
     """
 
     @abstractmethod
-    def infer(self, inputs: list[T_contra]) -> Sequence[R_co]:
+    def infer(self, inputs: list[T]) -> Sequence[R_co]:
         """Return one result for each input, in the same order.
 
         Called in the worker thread, one batch at a time.
@@ -68,16 +67,9 @@ class InferenceModel(ABC, Generic[T_contra, R_co]):
 
 BlockingFunction: TypeAlias = Callable[[list[T]], Results[R]]
 AsyncFunction: TypeAlias = Callable[[list[T]], Awaitable[Results[R]]]
-if TYPE_CHECKING:
-    Model: TypeAlias = (
-        InferenceModel[T, R]
-        | type[InferenceModel[T, R]]
-        | functools.partial[InferenceModel[T, R]]
-        | BlockingFunction[T, R]
-        | AsyncFunction[T, R]
-    )
-else:
-    Model = Any
+# A subclass, or a `functools.partial` of one. The latter cannot be said more closely:
+# partial is invariant, that of a subclass is not one of `InferenceModel`.
+ModelFactory: TypeAlias = Callable[..., InferenceModel[T, R]]
 
 
 class ModelSource:

@@ -88,7 +88,7 @@ def decide(
         return Idle(hopeless)
     if patient and len(batch) < limits.max_batch_size:
         # A wait that would cost the most urgent of them its deadline is no use to it.
-        latest = batch[0].deadline - latency.estimate(len(batch))
+        latest = batch[0].deadline - latency.at_most(len(batch))
         time = min(queue.oldest_arrival + limits.max_delay, latest)
         if now < time:
             return WaitUntil(time, hopeless)

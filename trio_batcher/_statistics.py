@@ -20,7 +20,8 @@ class BatcherStatistics:
     """A snapshot of a batcher; see `Batcher.statistics`.
 
     It adds up: ``submitted == waiting + running + completed + failed + cancelled +
-    sum(rejected.values())``. Items count, not calls: an `infer_many` of ten counts ten.
+    sum(rejected.values())``. Items count, not calls: a `Batcher.infer_many` of ten
+    counts ten.
 
     Attributes:
         waiting: requests in the queue now.

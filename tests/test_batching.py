@@ -1,0 +1,384 @@
+"""How batches form: late, full, fair, and never kept waiting without need."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from trio_batcher import InferenceModel, ModelError, Overloaded, open_batcher
+
+from .models import GatedModel, TimedModel
+
+pytestmark = pytest.mark.trio
+
+
+async def test_a_lone_request_does_not_wait(autojump_clock):
+    """The device is free: it runs at once, whatever `max_batch_size` is."""
+    model = TimedModel(fixed=0.01, per_item=0.0)
+    async with open_batcher(model, max_batch_size=32) as batcher:
+        for _ in range(10):
+            start = trio.current_time()
+            await batcher.infer(1)
+            assert trio.current_time() == pytest.approx(start + 0.01)
+
+
+async def test_requests_gather_while_the_device_runs(autojump_clock):
+    """Those that came during a batch form the next one, together, up to the maximum."""
+    model = TimedModel()
+    async with open_batcher(model, max_batch_size=8) as batcher, trio.open_nursery() as nursery:
+        nursery.start_soon(batcher.infer, 0)
+        await wait_all_tasks_blocked()
+        for item in range(1, 21):
+            nursery.start_soon(batcher.infer, item)
+    assert [len(batch) for batch in model.batches] == [1, 8, 8, 4]
+
+
+async def test_a_batch_is_composed_when_it_starts_and_not_before():
+    """Nothing is sealed while a worker thread runs: who comes last can go first."""
+    model = GatedModel()
+    async with open_batcher(model, max_batch_size=2) as batcher, trio.open_nursery() as nursery:
+
+        async def caller(item: int, seconds: float) -> None:
+            with trio.fail_after(seconds):
+                await batcher.infer(item)
+
+        nursery.start_soon(caller, 0, math.inf)
+        await model.started()
+        for item, seconds in [(1, math.inf), (2, math.inf), (3, 60.0), (4, 50.0)]:
+            nursery.start_soon(caller, item, seconds)
+            await wait_all_tasks_blocked()
+        model.open(3)
+    assert model.batches == [[0], [4, 3], [1, 2]]
+
+
+async def test_max_delay_counts_from_the_oldest_waiting_request(autojump_clock):
+    """Later companions do not prolong it; the batch runs with who is there."""
+    model = TimedModel()
+    async with (
+        open_batcher(model, max_batch_size=8, max_delay=0.1) as batcher,
+        trio.open_nursery() as nursery,
+    ):
+        start = trio.current_time()
+        for item in range(4):
+            nursery.start_soon(batcher.infer, item)
+            await trio.sleep(0.03)
+    assert [sorted(batch) for batch in model.batches] == [[0, 1, 2, 3]]
+    assert model.runs[0].start == pytest.approx(start + 0.1)
+
+
+async def test_a_batch_that_fills_early_runs_early(autojump_clock):
+    """`max_delay` is a limit and not a period."""
+    model = TimedModel()
+    async with (
+        open_batcher(model, max_batch_size=3, max_delay=10.0) as batcher,
+        trio.open_nursery() as nursery,
+    ):
+        start = trio.current_time()
+        for item in range(3):
+            nursery.start_soon(batcher.infer, item)
+            await trio.sleep(0.01)
+    assert model.runs[0].start == pytest.approx(start + 0.02)
+
+
+async def test_waiting_behind_a_batch_counts_towards_max_delay(autojump_clock):
+    """Whoever has waited longer than `max_delay` for the device does not wait again."""
+    model = TimedModel(fixed=1.0, per_item=0.0)
+    async with (
+        open_batcher(model, max_batch_size=2, max_delay=0.1) as batcher,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(batcher.infer, 0)
+        await trio.sleep(0.5)  # running since 0.1
+        nursery.start_soon(batcher.infer, 1)
+    assert [run.start for run in model.runs] == pytest.approx(
+        [model.runs[0].start, model.runs[0].start + 1.0]
+    )
+
+
+async def test_a_wait_for_companions_does_not_cost_a_deadline(autojump_clock):
+    """With the model's speed known, the batch starts in time for the most urgent in it."""
+    model = TimedModel(fixed=0.1, per_item=0.0)
+    async with (
+        open_batcher(model, max_batch_size=4, max_delay=10.0, warmup=[0]) as batcher,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(batcher.infer, 1)
+        await trio.sleep(0.01)
+        with trio.fail_after(0.5):
+            assert await batcher.infer(2) == 4
+    assert model.batches[-1] == [2, 1]
+
+
+async def test_an_idle_batcher_does_nothing_at_all(mock_clock):
+    """No task step and no wake-up over ten virtual hours, before, between and after requests."""
+
+    class Counter(trio.abc.Instrument):
+        steps = 0
+
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            self.steps += 1
+
+        def before_io_wait(self, timeout: float) -> None:
+            self.steps += 1
+
+    async def idle_steps() -> int:
+        """Steps taken over ten hours in which only this task's own timer goes off."""
+        counter = Counter()
+        await wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(counter)
+        mock_clock.jump(36_000)
+        await trio.sleep(0)
+        await trio.lowlevel.checkpoint()
+        trio.lowlevel.remove_instrument(counter)
+        return counter.steps
+
+    async def asynchronous(items: list[int]) -> list[int]:
+        return items
+
+    bare = await idle_steps()
+    for model in (asynchronous, lambda items: items):
+        for max_delay in (0.0, 0.001):
+            async with open_batcher(model, max_delay=max_delay, max_batch_size=1) as batcher:
+                assert await idle_steps() == bare
+                await batcher.infer(1)
+                await trio.testing.wait_all_threads_completed()
+                assert await idle_steps() == bare
+    assert await idle_steps() == bare
+
+
+async def test_an_empty_batch_is_never_run(autojump_clock):
+    """Nothing waits, or all who waited have gone: the model is left alone."""
+    model = TimedModel()
+    async with open_batcher(model, max_delay=0.05, max_batch_size=4) as batcher:
+        for _ in range(3):
+            with trio.move_on_after(0.01):
+                await batcher.infer(1)
+            await trio.sleep(1)
+        assert await batcher.infer_many([]) == []
+    assert model.runs == []
+
+
+async def test_a_full_queue_is_told_at_once_with_an_estimate(autojump_clock):
+    """`Overloaded`, and room after `retry_after` seconds, as the running batch ends."""
+    model = TimedModel(fixed=1.0, per_item=0.0)
+    async with (
+        open_batcher(model, max_batch_size=2, max_queue_size=2, warmup=[0]) as batcher,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(batcher.infer, 0)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(batcher.infer, 1)
+        nursery.start_soon(batcher.infer, 2)
+        await trio.sleep(0.25)
+        start = trio.current_time()
+        with pytest.raises(Overloaded) as caught:
+            await batcher.infer(3)
+        assert trio.current_time() == start
+        assert caught.value.retry_after == pytest.approx(0.75)
+        await trio.sleep(caught.value.retry_after + 1e-6)
+        assert await batcher.infer(4) == 8
+        assert batcher.statistics().rejected["overloaded"] == 1
+        assert batcher.statistics().peak_waiting == 2
+
+
+async def test_retry_after_is_an_estimate_even_when_nothing_was_measured(autojump_clock):
+    """Unknown speed: as long again as the batch has been running."""
+    model = TimedModel(fixed=10.0)
+    async with (
+        open_batcher(model, max_batch_size=1, max_queue_size=1) as batcher,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(batcher.infer, 0)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(batcher.infer, 1)
+        await trio.sleep(2.0)
+        with pytest.raises(Overloaded) as caught:
+            await batcher.infer(2)
+        assert caught.value.retry_after == pytest.approx(2.0)
+
+
+async def test_infer_many_is_queued_whole_or_not_at_all(autojump_clock):
+    """No room for all of it: none of it is queued. More than ever fits: a `ValueError`."""
+    model = TimedModel(fixed=1.0)
+    async with (
+        open_batcher(model, max_batch_size=1, max_queue_size=3) as batcher,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(batcher.infer, 0)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(batcher.infer, 1)
+        await wait_all_tasks_blocked()
+        with pytest.raises(Overloaded):
+            await batcher.infer_many([2, 3, 4])
+        assert batcher.statistics().waiting == 1
+        with pytest.raises(ValueError, match="4 items, more than max_queue_size"):
+            await batcher.infer_many([2, 3, 4, 5])
+        assert await batcher.infer_many(iter([2, 3])) == [4, 6]
+
+
+async def test_infer_many_gives_results_in_its_own_order(autojump_clock):
+    """Whatever batches its items ran in."""
+    async with open_batcher(TimedModel(), max_batch_size=3) as batcher:
+        assert await batcher.infer_many(range(10)) == [item * 2 for item in range(10)]
+        assert batcher.statistics().batch_sizes == {1: 1, 3: 3}
+
+
+async def test_replicas_each_take_their_own_batch(autojump_clock):
+    """Two devices run at the same time, and a lone request starts only one of them."""
+    models = [TimedModel(fixed=1.0, per_item=0.0) for _ in range(2)]
+    async with open_batcher(models, max_batch_size=2) as batcher:
+        await batcher.infer(0)
+        assert sorted(len(model.runs) for model in models) == [0, 1]
+        start = trio.current_time()
+        await batcher.infer_many(range(8))
+        assert trio.current_time() == pytest.approx(start + 2.0)
+        assert sorted(len(model.runs) for model in models) == [2, 3]
+        assert len(batcher.statistics().busy) == 2
+        assert sum(batcher.statistics().busy) == pytest.approx(5.0)
+
+
+async def test_replicas_in_threads_run_at_the_same_time():
+    """Each is in a thread of its own; both have started before either is let go."""
+    models = [GatedModel(), GatedModel()]
+    async with open_batcher(models, max_batch_size=1) as batcher, trio.open_nursery() as nursery:
+        nursery.start_soon(batcher.infer, 1)
+        nursery.start_soon(batcher.infer, 2)
+        for model in models:
+            await model.started()
+        for model in models:
+            model.open()
+    assert sorted(model.batches for model in models) == [[[1]], [[2]]]
+
+
+async def test_a_slow_replica_does_not_hold_up_a_fast_one(autojump_clock):
+    """Whoever is free takes the next batch, so the fast one takes more."""
+    fast, slow = TimedModel(fixed=0.1, per_item=0.0), TimedModel(fixed=1.0, per_item=0.0)
+    async with open_batcher([fast, slow], max_batch_size=1) as batcher:
+        start = trio.current_time()
+        await batcher.infer_many(range(22))
+        assert trio.current_time() - start == pytest.approx(2.0)
+    assert (len(fast.runs), len(slow.runs)) == (20, 2)
+
+
+async def test_two_batchers_with_one_limiter_take_turns():
+    """A burst gives its token up between two batches when somebody else waits for it."""
+    limiter = trio.CapacityLimiter(1)
+    model = GatedModel()
+    async with (
+        open_batcher(model, max_batch_size=1, limiter=limiter) as a,
+        open_batcher(model, max_batch_size=1, limiter=limiter) as b,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(a.infer_many, ["a"] * 10)
+        nursery.start_soon(b.infer_many, ["b"] * 10)
+        for _ in range(20):
+            await model.started()
+            # One batch is at its gate; the other batcher is waiting for the token.
+            await wait_all_tasks_blocked()
+            model.open()
+    assert model.executed in (["a", "b"] * 10, ["b", "a"] * 10)
+
+
+async def test_an_async_model_runs_under_the_limiter_too(autojump_clock):
+    """With one token for two replicas, only one of them runs at a time."""
+    models = [TimedModel(fixed=1.0, per_item=0.0) for _ in range(2)]
+    async with open_batcher(models, max_batch_size=1, limiter=trio.CapacityLimiter(1)) as batcher:
+        start = trio.current_time()
+        await batcher.infer_many(range(4))
+        assert trio.current_time() == pytest.approx(start + 4.0)
+    assert all(model.runs for model in models)
+
+
+async def test_warmup_runs_growing_batches_before_the_block(autojump_clock):
+    """Sizes 1, 2, 4, … and the maximum, each twice, with inputs repeated; not counted."""
+    model = TimedModel()
+    async with open_batcher(model, max_batch_size=6, warmup=[1, 2, 3]) as batcher:
+        assert model.batches == [
+            batch for batch in ([1], [1, 2], [1, 2, 3, 1], [1, 2, 3, 1, 2, 3]) for _ in range(2)
+        ]
+        statistics = batcher.statistics()
+        assert (statistics.batches, statistics.busy) == (0, (0.0,))
+        assert statistics.latency[0] is not None
+        assert statistics.latency[0].fixed == pytest.approx(0.010)
+        assert statistics.latency[0].per_item == pytest.approx(0.001)
+
+
+async def test_a_failing_warmup_fails_the_opening():
+    """Better now than in front of the first caller; the note says at which size."""
+
+    def model(items: list[int]) -> list[int]:
+        raise LookupError("no weights")
+
+    with pytest.raises(ModelError, match="no weights") as caught:
+        async with open_batcher(model, warmup=[1]):
+            raise AssertionError
+    assert isinstance(caught.value.__cause__, LookupError)
+    assert caught.value.__notes__ == ["while warming up with a batch of 1"]
+
+
+async def test_statistics_add_up(autojump_clock):
+    """Each figure is what was seen from outside, and a snapshot does not change."""
+    model = TimedModel()
+    async with open_batcher(model, max_batch_size=4, max_queue_size=6) as batcher:
+        empty = batcher.statistics()
+        async with trio.open_nursery() as nursery:
+
+            async def caller(item: int, seconds: float) -> None:
+                with trio.move_on_after(seconds):
+                    try:
+                        await batcher.infer(item)
+                    except Overloaded:
+                        return
+
+            nursery.start_soon(caller, 0, math.inf)
+            await wait_all_tasks_blocked()
+            for item in range(8):
+                nursery.start_soon(caller, item, 0.012 if item == 0 else math.inf)
+            await wait_all_tasks_blocked()
+            now = batcher.statistics()
+            assert (now.waiting, now.running, now.submitted) == (6, 1, 9)
+        seen = batcher.statistics()
+    assert empty.submitted == 0
+    assert seen.rejected == {"overloaded": 2, "deadline": 0, "closed": 0, "crashed": 0}
+    assert (seen.completed + seen.cancelled, seen.failed) == (7, 0)
+    assert seen.batches == len(model.runs)
+    assert seen.items == len(model.executed)
+    assert seen.busy[0] == pytest.approx(sum(0.010 + 0.001 * len(b) for b in model.batches))
+    with pytest.raises(AttributeError):
+        seen.completed = 0  # type: ignore[misc]
+
+
+async def test_every_kind_of_model_serves():
+    """A function, an async function, an object with either `__call__`, an instance, a class."""
+
+    class Model(InferenceModel[int, int]):
+        def __init__(self, factor: int = 2) -> None:
+            self.factor = factor
+
+        def infer(self, inputs: list[int]) -> list[int]:
+            return [item * self.factor for item in inputs]
+
+    class Callable:
+        def __call__(self, items: list[int]) -> list[int]:
+            return [item * 2 for item in items]
+
+    def blocking(items: list[int]) -> list[int]:
+        return [item * 2 for item in items]
+
+    async def asynchronous(items: list[int]) -> list[int]:
+        return [item * 2 for item in items]
+
+    class AsyncCallable:
+        async def __call__(self, items: list[int]) -> tuple[int, ...]:
+            return tuple(item * 2 for item in items)
+
+    models = [blocking, asynchronous, Callable(), AsyncCallable(), Model(), Model]
+    models += [functools.partial(Model, factor=2), functools.partial(asynchronous)]
+    for model in [*models, models]:
+        async with open_batcher(model, max_batch_size=2) as batcher:
+            assert await batcher.infer(1) == 2
+            assert await batcher.infer_many(range(30)) == [item * 2 for item in range(30)]
