@@ -17,7 +17,7 @@ from ._errors import (
 )
 from ._latency import LatencyFit
 from ._model import InferenceModel
-from ._statistics import BatcherStatistics
+from ._statistics import BatcherStatistics, RejectionReason
 
 __all__ = [
     "Batcher",
@@ -30,6 +30,7 @@ __all__ = [
     "LatencyFit",
     "ModelError",
     "Overloaded",
+    "RejectionReason",
     "ResultCountError",
     "open_batcher",
 ]

@@ -149,7 +149,7 @@ class Batcher(Generic[T, R]):
         """An event that is set if the batcher itself fails, never by a model's failure.
 
         From then on every request raises `BatcherCrashed`, and so does leaving the
-        block. A server joins it to what makes it stop: ``await batcher.failed.wait()``.
+        block normally. A server joins it to what makes it stop: ``await batcher.failed.wait()``.
         """
         return self._engine.failed
 
@@ -222,9 +222,10 @@ def open_batcher(
 
     Args:
         model: what turns a list of inputs into a sequence of as many results. A blocking
-            function, run in a worker thread; an async function, run in the event loop;
-            an `InferenceModel`, or a subclass of it (or a `functools.partial` of one),
-            which is then constructed in the worker thread; or a sequence of these:
+            function, run in a worker thread (not always the same one, but one batch at
+            a time); an async function, run in the event loop; an `InferenceModel`, or a
+            subclass of it (or a `functools.partial` of one), which is then constructed
+            in a worker thread; or a sequence of these:
             replicas, each a device that takes its own batch from the one queue when it is free.
         max_batch_size: most inputs in one batch.
         max_delay: longest time, in seconds, that a device is left idle to wait for
@@ -246,7 +247,7 @@ def open_batcher(
         ValueError: an argument has an impossible value; the message names both.
         RuntimeError: on entering, if the event loop that runs is not a supported one.
         Exception: on entering, what a model's constructor raises, unwrapped.
-        ModelError: on entering, if the model fails on the warm-up.
+        ModelError, ResultCountError: on entering, if the model fails on the warm-up.
         BatcherCrashed: on leaving normally, if the batcher itself failed.
     """
     sources = as_sources(model)

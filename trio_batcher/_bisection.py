@@ -10,6 +10,7 @@ import copy
 import inspect
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence, Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -72,7 +73,7 @@ def outcomes_of(items: list[T]) -> Runs[T]:
 
     raised: list[BaseException] = [attempt.error]
     succeeded = False
-    untried = deque(_halves(range(size)))
+    untried: deque[Sequence[int]] = deque(_halves(range(size)))
     while untried:
         segment = untried.popleft()
         attempt = yield [items[i] for i in segment]
@@ -88,7 +89,9 @@ def outcomes_of(items: list[T]) -> Runs[T]:
         if len(raised) == 3 and not succeeded and _alike(raised):  # noqa: PLR2004
             # The batch and both its halves. A poison input spoils one half only.
             probes = _spread(size, count=2 * (size - 1).bit_length() - 2)
+            tried = set()
             for probe in probes:
+                tried.add(probe)
                 attempt = yield [items[probe]]
                 if isinstance(attempt, Returned):
                     succeeded = True
@@ -103,9 +106,8 @@ def outcomes_of(items: list[T]) -> Runs[T]:
                     _model_failure(raised[0], size) if outcome is None else outcome
                     for outcome in outcomes
                 ]
-            known = [i for i in probes if outcomes[i] is not None]
             untried = deque(
-                rest for segment in untried if (rest := [i for i in segment if i not in known])
+                rest for segment in untried if (rest := [i for i in segment if i not in tried])
             )
     return outcomes
 
@@ -141,10 +143,10 @@ def _unshared(error: Exception) -> Exception:
     claim = object()
     if error.__dict__.setdefault("_trio_batcher_claim", claim) is claim:
         return error
-    try:
+    twin: Exception | None = None
+    # A class that cannot be copied is no reason not to tell the caller.
+    with suppress(Exception):
         twin = copy.copy(error)
-    except Exception:  # noqa: BLE001  its class cannot be copied: the caller is told all the same
-        twin = None
     if type(twin) is not type(error) or twin is error:
         twin = ModelError(f"the model returned an exception: {_text(error)}", batch_size=1)
     twin.__cause__ = error

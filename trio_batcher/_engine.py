@@ -22,15 +22,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, assert_never
 
 from ._device import Device, Fleet
-from ._errors import (
-    BatcherClosed,
-    BatcherCrashed,
-    BatcherError,
-    DeadlineUnreachable,
-    Overloaded,
-)
+from ._errors import BatcherClosed, BatcherCrashed, BatcherError, DeadlineUnreachable, Overloaded
 from ._hosts import ki_protected
-from ._outcomes import REASONS, Group, Outcomes
+from ._outcomes import Group, Outcomes
 from ._policy import Decision, Dispatch, Idle, Limits, WaitUntil, decide
 from ._queue import Request, RequestQueue
 
@@ -68,8 +62,8 @@ class Engine(Generic[T]):
         self._queue: RequestQueue[T] = RequestQueue()
         self._free = list(devices)
         self._doorbell = host.doorbell()
-        # Queue length from which on the gather task wants to be woken by a new request,
-        # and the deadline before which it wants to be woken whatever the length.
+        # A new request wakes the gather task if the queue is this long, or its deadline
+        # this near.
         self._ring_at: float = _NEVER
         self._ring_before = -_NEVER
         self._scope = host.shield()
@@ -96,8 +90,7 @@ class Engine(Generic[T]):
                 or deadline < now + fleet.alone
                 or deadline < fleet.busy_until + fleet.alone
             ) and (refusal := self._refusal(1, deadline, now)) is not None:
-                self.outcomes.rejected[REASONS[type(refusal)]] += 1
-                return refusal
+                return self.outcomes.refused(refusal, 1)
             queue.add(request)
             ring = queue.size >= self._ring_at or deadline < self._ring_before
         if ring:
@@ -112,8 +105,7 @@ class Engine(Generic[T]):
         with self._lock:
             refusal = self._refusal(count, first.deadline, first.arrived)
             if refusal is not None:
-                self.outcomes.rejected[REASONS[type(refusal)]] += count
-                return refusal
+                return self.outcomes.refused(refusal, count)
             for request in requests:
                 self._queue.add(request)
             ring = self._queue.size >= self._ring_at or first.deadline < self._ring_before

@@ -34,10 +34,10 @@ class Overloaded(BatcherError):
 
 
 class DeadlineUnreachable(BatcherError, TimeoutError):
-    """The request's deadline cannot be met, and it has not passed yet.
+    """The request's deadline cannot be met, as far as the latest batches tell.
 
-    Raised instead of letting the caller wait for a `trio.Cancelled` that is certain to
-    come, so that there is still time to answer someone.
+    Raised before the deadline passes, instead of letting the caller wait for a
+    cancellation that is as good as certain, so that there is still time to answer someone.
 
     Attributes:
         seconds_left: how far away the deadline was.
@@ -66,8 +66,9 @@ class ModelError(BatcherError):
     """The model raised; its exception is the ``__cause__``.
 
     Attributes:
-        batch_size: how many inputs the failing run had. 1 means that this very input
-            fails alone; more, that the model fails whatever it is given.
+        batch_size: how many inputs failed together. 1 means that this very input fails
+            alone; more, that the whole batch was given up without running this one alone,
+            as everything that was tried of it had failed alike.
     """
 
     def __init__(self, message: str, *, batch_size: int) -> None:

@@ -32,6 +32,8 @@ _RECENT = 8
 class LatencyFit:
     """A batch of ``n`` takes about ``fixed + per_item * n`` seconds.
 
+    As long as batches of one size only were seen, the line goes through zero.
+
     Attributes:
         fixed: seconds a batch costs however small it is.
         per_item: seconds each further item adds.
@@ -114,7 +116,8 @@ class LatencyModel:
         if self._observed < _MIN_EVIDENCE:
             return 0.0
         # Beyond the sizes that were seen the slope is a guess; a larger batch takes no less.
-        size = min(size, max(seen for seen, _ in self._recent))
+        # A size is seen when two batches had it: the largest one may have been the outlier.
+        size = min(size, sorted(seen for seen, _ in self._recent)[-_MIN_EVIDENCE])
         bound = self.estimate(size) - _DEVIATIONS * math.sqrt(self._variance)
         for seen, duration in self._recent:
             # A smaller batch takes no longer: one good run takes a bad fit back.
@@ -127,6 +130,8 @@ class LatencyModel:
 
         0 if none was ever run.
         """
+        # Likewise a batch smaller than all that were seen: it takes no more than those.
+        size = max(size, min((seen for seen, _ in self._recent), default=size))
         return (self.estimate(size) + _DEVIATIONS * math.sqrt(self._variance)) / _SLACK
 
     @property

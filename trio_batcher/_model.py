@@ -37,7 +37,7 @@ class InferenceModel(ABC, Generic[T, R_co]):
     """A model with a state of its own, such as weights.
 
     Pass the class itself to `open_batcher`, or a `functools.partial` of it, and it is
-    constructed in the worker thread while the batcher opens, so that loading weights
+    constructed in a worker thread while the batcher opens, so that loading weights
     never blocks the event loop. An instance is taken as it is.
     """
 
@@ -45,7 +45,7 @@ class InferenceModel(ABC, Generic[T, R_co]):
     def infer(self, inputs: list[T]) -> Sequence[R_co]:
         """Return one result for each input, in the same order.
 
-        Called in the worker thread, one batch at a time.
+        Called in a worker thread: not always the same one, but one batch at a time.
 
         Args:
             inputs: 1 to ``max_batch_size`` items as they were given to `Batcher.infer`.
@@ -59,7 +59,7 @@ class InferenceModel(ABC, Generic[T, R_co]):
     def close(self) -> None:
         """Let go of what the model holds.
 
-        Called in the worker thread when the batcher that constructed it closes, after
+        Called in a worker thread when the batcher that constructed it closes, after
         the last batch; also when opening fails half-way. A model that was passed as an
         instance is closed too.
         """

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from ._hosts import Host
     from ._latency import LatencyFit
 
-__all__ = ["REASONS", "Group", "Outcomes"]
+__all__ = ["Group", "Outcomes"]
 
 T = TypeVar("T")
 
-REASONS: dict[type[BatcherError], RejectionReason] = {
+_REASONS: dict[type[BatcherError], RejectionReason] = {
     Overloaded: "overloaded",
     DeadlineUnreachable: "deadline",
     BatcherClosed: "closed",
@@ -69,6 +69,11 @@ class Outcomes(Generic[T]):
         self.cancelled = 0
         self.rejected: Counter[RejectionReason] = Counter()
 
+    def refused(self, error: BatcherError, count: int) -> BatcherError:
+        """Count requests that were not even queued, and return the error."""
+        self.rejected[_REASONS[type(error)]] += count
+        return error
+
     def deliver(self, batch: Sequence[Request[T]], outcomes: Sequence[Any]) -> None:
         """Answer the callers of a batch that are still there."""
         wake = self._host.wake
@@ -90,7 +95,7 @@ class Outcomes(Generic[T]):
         """Raise an error of its own in the caller of each request, if it is still there."""
         for request in requests:
             refusal = error(request)
-            self.rejected[REASONS[type(refusal)]] += self._wake_with_error(request, refusal)
+            self.rejected[_REASONS[type(refusal)]] += self._wake_with_error(request, refusal)
 
     def abandon(self, request: Request[T]) -> None:
         """Forget a request whose caller left."""
@@ -140,7 +145,7 @@ class Outcomes(Generic[T]):
         latency: tuple[LatencyFit | None, ...],
     ) -> BatcherStatistics:
         """Return the statistics, given what the queue and the devices have to say."""
-        rejected = {reason: self.rejected[reason] for reason in REASONS.values()}
+        rejected = {reason: self.rejected[reason] for reason in _REASONS.values()}
         settled = self.completed + self.failed + self.cancelled + sum(rejected.values())
         return BatcherStatistics(
             waiting=waiting,

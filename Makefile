@@ -1,0 +1,71 @@
+# Nothing is needed beforehand but Python >= 3.11, pip and make. PYTHON picks the interpreter.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+ARGS ?=
+export HF_HUB_OFFLINE = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-demo demo test lint docs bench bench-overhead bench-duty bench-latency bench-queue clean
+
+help:
+	@echo "make demo         set up, measure the search app one at a time and batched, then serve it"
+	@echo "                  (ARGS=--exit ends after the table)"
+	@echo "make test         set up and run the tests, coverage of the pure rooms included"
+	@echo "make lint         ruff, flake8-async, mypy and pyright"
+	@echo "make docs         build the documentation into docs/_build/html"
+	@echo "make bench        all benchmarks: bench-overhead, bench-duty, bench-latency, bench-queue"
+
+# pip is upgraded first: --group needs 25.1.
+$(VENV)/.pip:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	@touch $@
+
+$(VENV)/.setup: $(VENV)/.pip pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[examples]" --group dev
+	@touch $@
+
+$(VENV)/.setup-demo: $(VENV)/.pip pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[examples]"
+	@touch $@
+
+setup: $(VENV)/.setup
+
+setup-demo: $(VENV)/.setup-demo
+
+demo: setup-demo
+	$(BIN)/python -m examples.semantic_search.demo $(ARGS)
+
+test: setup
+	$(BIN)/python -m coverage run -m pytest $(ARGS)
+	$(BIN)/python -m coverage report
+	$(BIN)/python -m tests.pure_coverage
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python -m flake8 --select ASYNC --max-line-length 100 trio_batcher tests examples docs
+	$(BIN)/mypy
+	$(BIN)/pyright --verifytypes trio_batcher --ignoreexternal
+
+docs: setup
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+bench: bench-overhead bench-duty bench-latency bench-queue
+
+bench-overhead: setup
+	$(BIN)/python -m tests.bench.overhead $(ARGS)
+
+bench-duty: setup
+	$(BIN)/python -m tests.bench.duty $(ARGS)
+
+bench-latency: setup
+	$(BIN)/python -m tests.bench.lone $(ARGS)
+
+bench-queue: setup
+	$(BIN)/python -m tests.bench.queue $(ARGS)
+
+clean:
+	rm -rf $(VENV) .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache docs/_build

@@ -1,0 +1,167 @@
+"""How busy the device is kept while the event loop has work of its own.
+
+A model that sleeps 5 ms a batch stands for a GPU: it needs the interpreter lock only
+between batches. 64 callers in a closed loop, batches of 16, so 3,200 requests a second at
+most. Each caller spends some pure Python on every answer; in the second scenario a further
+task keeps the event loop busy all the time.
+
+The device's duty is batches x 5 ms / elapsed: what the thread loses waiting for the
+interpreter lock counts as idle. Beside the batcher runs what most libraries do: one
+`to_thread` call for each batch, with CPython's default switch interval.
+
+    python -m tests.bench.duty [--seconds 4]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+from outcome import Value
+
+from trio_batcher import _interpreter, open_batcher
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+CALLERS = 64
+BATCH = 16
+BATCH_SECONDS = 0.005
+
+
+@dataclass
+class Device:
+    """Sleeps, and counts."""
+
+    batches: int = 0
+    items: int = 0
+
+    def __call__(self, items: list[int]) -> list[int]:
+        time.sleep(BATCH_SECONDS)
+        self.batches += 1
+        self.items += len(items)
+        return items
+
+
+def burn(turns: int) -> None:
+    """Spend time in the interpreter, as parsing a request does, a fixed number of turns."""
+    x = 0
+    for i in range(turns):
+        x += i
+
+
+def turns_for(seconds: float) -> int:
+    """Return how many turns take so long when nobody else wants the interpreter."""
+    best = math.inf
+    for _ in range(20):
+        start = time.perf_counter()
+        burn(20_000)
+        best = min(best, time.perf_counter() - start)
+    return max(1, round(20_000 * seconds / best))
+
+
+async def closed_loop(
+    infer: Callable[[int], Awaitable[int]], device: Device, seconds: float, work: int, extra: bool
+) -> tuple[float, float, float]:
+    """Return the device's duty, requests a second and the mean batch."""
+
+    async def caller(item: int) -> None:
+        while True:
+            await infer(item)
+            burn(work)
+
+    async def busy() -> None:
+        while True:
+            burn(work)
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        for item in range(CALLERS):
+            nursery.start_soon(caller, item)
+        if extra:
+            nursery.start_soon(busy)
+        await trio.sleep(seconds / 4)
+        batches, items, start = device.batches, device.items, time.perf_counter()
+        await trio.sleep(seconds)
+        elapsed = time.perf_counter() - start
+        batches, items = device.batches - batches, device.items - items
+        nursery.cancel_scope.cancel()
+    return batches * BATCH_SECONDS / elapsed, items / elapsed, items / max(1, batches)
+
+
+async def with_batcher(seconds: float, work: int, extra: bool) -> tuple[float, float, float]:
+    """Measure the batcher as it comes."""
+    device = Device()
+    async with open_batcher(device, max_batch_size=BATCH) as batcher:
+        return await closed_loop(batcher.infer, device, seconds, work, extra)
+
+
+async def with_calls(seconds: float, work: int, extra: bool) -> tuple[float, float, float]:
+    """Measure one `to_thread` call per batch."""
+    device = Device()
+    send, receive = trio.open_memory_channel[tuple[int, trio.lowlevel.Task]](math.inf)
+    gone: set[trio.lowlevel.Task] = set()
+
+    async def infer(item: int) -> int:
+        def abort(_: object) -> trio.lowlevel.Abort:
+            gone.add(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        task = trio.lowlevel.current_task()
+        send.send_nowait((item, task))
+        result: int = await trio.lowlevel.wait_task_rescheduled(abort)
+        return result
+
+    async def gather() -> None:
+        while True:
+            batch = [await receive.receive()]
+            while len(batch) < BATCH:
+                try:
+                    batch.append(receive.receive_nowait())
+                except trio.WouldBlock:
+                    break
+            results = await trio.to_thread.run_sync(device, [item for item, _ in batch])
+            for result, (_, task) in zip(results, batch, strict=True):
+                if task not in gone:
+                    trio.lowlevel.reschedule(task, Value(result))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gather)
+        measured = await closed_loop(infer, device, seconds, work, extra)
+        nursery.cancel_scope.cancel()
+    return measured
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    seconds = parser.parse_args().seconds
+    print(
+        f"{CALLERS} callers, {BATCH_SECONDS * 1e3:g} ms batches of {BATCH}; "
+        f"default switch interval {sys.getswitchinterval() * 1e3:g} ms, "
+        f"with a batcher {_interpreter.SWITCH_INTERVAL * 1e3:g} ms"
+    )
+    print(f"{'':46}{'device busy':>12}{'requests/s':>12}{'mean batch':>12}")
+    for title, work, extra in [
+        ("0.3 ms of Python per request", 0.3e-3, False),
+        ("0.1 ms, and a loop that is 100% busy besides", 0.1e-3, True),
+    ]:
+        turns = turns_for(work)
+        print(title)
+        duty, rate, mean = trio.run(with_batcher, seconds, turns, extra)
+        print(f"{'  trio_batcher':46}{duty:>11.1%}{rate:>13,.0f}{mean:>12.1f}")
+        base_duty, base_rate, base_mean = trio.run(with_calls, seconds, turns, extra)
+        print(
+            f"{'  one to_thread call per batch':46}{base_duty:>11.1%}{base_rate:>13,.0f}{base_mean:>12.1f}"
+        )
+        print(f"{'  ratio':46}{'':>12}{rate / base_rate:>11.1f}x")
+
+
+if __name__ == "__main__":
+    main()
