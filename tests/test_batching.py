@@ -7,6 +7,7 @@ import math
 
 import pytest
 import trio
+import trio.lowlevel
 from trio.testing import wait_all_tasks_blocked
 
 from trio_batcher import InferenceModel, ModelError, Overloaded, open_batcher
@@ -131,7 +132,7 @@ async def test_an_idle_batcher_does_nothing_at_all(mock_clock):
         await wait_all_tasks_blocked()
         trio.lowlevel.add_instrument(counter)
         mock_clock.jump(36_000)
-        await trio.sleep(0)
+        await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
         trio.lowlevel.remove_instrument(counter)
         return counter.steps

@@ -73,7 +73,7 @@ async def test_the_bodys_exception_leaves_unwrapped(error, autojump_clock):
             except BatcherClosed:
                 outcomes.append("closed")
 
-        with pytest.raises(type(error)) as caught:  # noqa: PT012
+        with pytest.raises(type(error)) as caught:
             async with open_batcher(model, max_batch_size=1) as batcher:
                 nursery.start_soon(caller, 1)
                 nursery.start_soon(caller, 2)
@@ -97,7 +97,7 @@ async def test_a_running_thread_is_waited_for_and_its_callers_get_their_results(
                 outcomes.append("closed")
                 model.open()
 
-        with pytest.raises(KeyError):  # noqa: PT012
+        with pytest.raises(KeyError):
             async with open_batcher(model, max_batch_size=1) as batcher:
                 nursery.start_soon(caller, 1)
                 await model.started()
@@ -158,7 +158,7 @@ async def test_an_exception_while_the_outer_scope_is_cancelled_is_not_lost():
     model = GatedModel()
     async with trio.open_nursery() as nursery:
         with trio.CancelScope() as scope:
-            with pytest.raises(KeyError):  # noqa: PT012
+            with pytest.raises(KeyError):
                 async with open_batcher(model) as batcher:
                     nursery.start_soon(batcher.infer, 1)
                     await model.started()

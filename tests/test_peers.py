@@ -77,7 +77,7 @@ async def test_2_every_caller_hears_of_the_shutdown(autojump_clock):
             except BatcherClosed:
                 heard.append(None)
 
-        with pytest.raises(ZeroDivisionError):  # noqa: PT012
+        with pytest.raises(ZeroDivisionError):
             async with open_batcher(model, max_batch_size=2) as batcher:
                 for item in range(6):
                     nursery.start_soon(caller, item)

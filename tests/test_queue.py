@@ -145,6 +145,7 @@ class QueueAgainstList(RuleBasedStateMachine):
         assert list(queue) == expected
         assert len(queue) == queue.size == len(expected)
         assert queue.peak == self.peak
+        assert queue.added == self.came
         assert queue.earliest_deadline == min([e.deadline for e in expected], default=math.inf)
         assert queue.oldest_arrival == min([e.arrived for e in expected], default=math.inf)
         assert all(each.waits for each in expected)

@@ -28,7 +28,7 @@ needs_node = pytest.mark.skipif(
 
 def check(*command: str) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
-    done = subprocess.run(  # noqa: S603  our own command line
+    done = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=ROOT,
         env=environment,

@@ -18,9 +18,10 @@ from ._policy import Limits
 from ._queue import Request
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from ._errors import BatcherError
     from ._hosts import CapacityLimiter, Event, Host
     from ._model import (
         AsyncFunction,
@@ -43,10 +44,16 @@ class Batcher(Generic[T, R]):
     Any number of tasks may call it at the same time.
     """
 
-    __slots__ = ("_engine", "_host")
-
-    _engine: Engine[T]
     _host: Host
+    _engine: Engine[T]
+    # What each request needs, looked up once.
+    _now: Callable[[], float]
+    _deadline: Callable[[], float]
+    _submit: Callable[[Request[T]], BatcherError | None]
+    _park: Callable[[Request[T], Callable[[Request[T]], None]], Awaitable[Any]]
+    _abandon: Callable[[Request[T]], None]
+
+    __slots__ = ("_abandon", "_deadline", "_engine", "_host", "_now", "_park", "_submit")
 
     def __init__(self) -> None:
         msg = "Batcher has no public constructor; use: async with open_batcher(model) as batcher"
@@ -57,6 +64,11 @@ class Batcher(Generic[T, R]):
         batcher: Batcher[T, R] = cls.__new__(cls)
         batcher._host = host
         batcher._engine = engine
+        batcher._now = host.now
+        batcher._deadline = host.effective_deadline
+        batcher._submit = engine.submit
+        batcher._park = host.park
+        batcher._abandon = engine.outcomes.abandon
         return batcher
 
     @ki_protected
@@ -86,16 +98,15 @@ class Batcher(Generic[T, R]):
             BatcherCrashed: the batcher itself failed.
             Exception: what the model returned in this result's place, if that is an exception.
         """
-        host = self._host
-        deadline, now = host.effective_deadline(), host.now()
+        deadline, now = self._deadline(), self._now()
         if deadline <= now:
-            await host.checkpoint()
+            await self._host.checkpoint()
         request = Request(item, deadline, now)
-        refusal = self._engine.submit(request)
+        refusal = self._submit(request)
         if refusal is not None:
-            await host.checkpoint()
+            await self._host.checkpoint()
             raise refusal
-        result: R = await host.park(request, self._engine.outcomes.abandon)
+        result: R = await self._park(request, self._abandon)
         return result
 
     @ki_protected

@@ -147,7 +147,7 @@ def _unshared(error: Exception) -> Exception:
     # A class that cannot be copied is no reason not to tell the caller.
     with suppress(Exception):
         twin = copy.copy(error)
-    if type(twin) is not type(error) or twin is error:
+    if twin is None or twin is error or type(twin) is not type(error):
         twin = ModelError(f"the model returned an exception: {_text(error)}", batch_size=1)
     twin.__cause__ = error
     return twin

@@ -81,7 +81,6 @@ class Engine(Generic[T]):
     def submit(self, request: Request[T]) -> BatcherError | None:
         """Queue a request, or return the reason why not."""
         deadline, now = request.deadline, request.arrived
-        self.outcomes.submitted += 1
         with self._lock:
             queue, fleet = self._queue, self._fleet
             if (
@@ -101,7 +100,6 @@ class Engine(Generic[T]):
         """Queue all of a group's requests, or none and return the reason."""
         requests = group.requests
         count, first = len(requests), requests[0]
-        self.outcomes.submitted += count
         with self._lock:
             refusal = self._refusal(count, first.deadline, first.arrived)
             if refusal is not None:
@@ -341,6 +339,7 @@ class Engine(Generic[T]):
         devices = self._fleet.devices
         with self._lock:
             return self.outcomes.snapshot(
+                accepted=self._queue.added,
                 waiting=self._queue.size,
                 peak_waiting=self._queue.peak,
                 batch_sizes=self._batch_sizes,

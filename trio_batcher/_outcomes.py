@@ -57,13 +57,14 @@ class Outcomes(Generic[T]):
     """Answers callers and keeps count.
 
     Attributes:
-        submitted, completed, failed, cancelled, rejected: as in `BatcherStatistics`.
+        completed, failed, cancelled, rejected: as in `BatcherStatistics`.
+        refused_at_once: how many of the rejected ones never were in the queue.
     """
 
     def __init__(self, host: Host, discard: Callable[[Iterable[Request[T]]], None]) -> None:
         self._host = host
         self._discard = discard
-        self.submitted = 0
+        self.refused_at_once = 0
         self.completed = 0
         self.failed = 0
         self.cancelled = 0
@@ -71,6 +72,7 @@ class Outcomes(Generic[T]):
 
     def refused(self, error: BatcherError, count: int) -> BatcherError:
         """Count requests that were not even queued, and return the error."""
+        self.refused_at_once += count
         self.rejected[_REASONS[type(error)]] += count
         return error
 
@@ -137,6 +139,7 @@ class Outcomes(Generic[T]):
     def snapshot(
         self,
         *,
+        accepted: int,
         waiting: int,
         peak_waiting: int,
         batch_sizes: Mapping[int, int],
@@ -146,12 +149,13 @@ class Outcomes(Generic[T]):
     ) -> BatcherStatistics:
         """Return the statistics, given what the queue and the devices have to say."""
         rejected = {reason: self.rejected[reason] for reason in _REASONS.values()}
+        submitted = accepted + self.refused_at_once
         settled = self.completed + self.failed + self.cancelled + sum(rejected.values())
         return BatcherStatistics(
             waiting=waiting,
-            running=self.submitted - waiting - settled,
+            running=submitted - waiting - settled,
             peak_waiting=peak_waiting,
-            submitted=self.submitted,
+            submitted=submitted,
             completed=self.completed,
             failed=self.failed,
             cancelled=self.cancelled,

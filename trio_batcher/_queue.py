@@ -66,7 +66,8 @@ class RequestQueue(Generic[T]):
 
     Attributes:
         size: how many requests wait.
-        peak: the most that ever did.
+        added: how many ever did.
+        peak: the most that ever did at the same time.
     """
 
     # Invariants:
@@ -80,7 +81,7 @@ class RequestQueue(Generic[T]):
     def __init__(self) -> None:
         self.size = 0
         self.peak = 0
-        self._sequence = 0
+        self.added = 0
         self._chunks: list[list[tuple[float, int, Request[T]]]] = [[]]
         self._arrivals: deque[Request[T]] = deque()
         self._litter = 0
@@ -97,7 +98,7 @@ class RequestQueue(Generic[T]):
 
     def add(self, request: Request[T]) -> None:
         """Queue a request that has never been queued before."""
-        self._sequence = sequence = self._sequence + 1
+        self.added = sequence = self.added + 1
         entry = (request.deadline, sequence, request)
         last = self._chunks[-1]
         if not last or last[-1] < entry:

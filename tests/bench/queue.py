@@ -28,7 +28,7 @@ ORDERS: dict[str, Callable[[random.Random, int], float]] = {
 
 
 def measure(deadline: Callable[[random.Random, int], float]) -> tuple[float, float, float, float]:
-    """Return the mean seconds of: filling, a discard and an add when full, taking 32, one of them."""
+    """Return mean seconds a request: filling; adding and discarding when full; taking."""
     rng = random.Random(1)
     queue: RequestQueue[int] = RequestQueue()
     requests = [Request(n, deadline(rng, n), float(n)) for n in range(WAITING)]

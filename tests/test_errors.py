@@ -1,0 +1,74 @@
+"""What `infer` can raise: one class for each thing a caller can do about it."""
+
+from __future__ import annotations
+
+import pytest
+
+import trio_batcher
+from trio_batcher import (
+    BatcherClosed,
+    BatcherCrashed,
+    BatcherError,
+    DeadlineUnreachable,
+    ModelError,
+    Overloaded,
+    ResultCountError,
+    _errors,
+)
+
+ONE_OF_EACH = [
+    Overloaded("the queue is full", retry_after=0.25),
+    DeadlineUnreachable(0.012345),
+    BatcherClosed("closed"),
+    BatcherCrashed("crashed"),
+    ModelError("failed", batch_size=3),
+    ResultCountError(8, 7),
+]
+
+
+@pytest.mark.parametrize("error", ONE_OF_EACH, ids=lambda error: type(error).__name__)
+def test_everything_a_batcher_raises_has_one_base(error):
+    """`except BatcherError` catches it, and it says something."""
+    assert isinstance(error, BatcherError)
+    assert type(error).__name__ in trio_batcher.__all__
+    assert str(error)
+
+
+def test_every_error_is_public():
+    """What can be raised can be caught by a name from the package."""
+    assert set(_errors.__all__) <= set(trio_batcher.__all__)
+    assert {type(error).__name__ for error in ONE_OF_EACH} == {
+        name for name in _errors.__all__ if name != "BatcherError"
+    }
+
+
+def test_nobody_catches_two_kinds_by_one_name():
+    """But for the base, no class is another one's parent."""
+    kinds = [type(error) for error in ONE_OF_EACH]
+    assert not [(a, b) for a in kinds for b in kinds if a is not b and issubclass(a, b)]
+
+
+def test_an_unreachable_deadline_is_a_timeout():
+    """Code that handles a `TimeoutError` handles it; it tells how much time was left."""
+    error = DeadlineUnreachable(0.012345)
+    assert isinstance(error, TimeoutError)
+    assert error.seconds_left == 0.012345
+    assert "0.0123 s" in str(error)
+
+
+def test_overloaded_says_when_to_come_back():
+    """A web server puts `retry_after` into its answer's header."""
+    assert Overloaded("full", retry_after=0.25).retry_after == 0.25
+    assert str(Overloaded("full", retry_after=0.25)) == "full"
+
+
+def test_a_model_error_says_how_many_inputs_it_was_about():
+    """1 means that this input fails alone."""
+    assert ModelError("failed", batch_size=1).batch_size == 1
+
+
+def test_a_wrong_count_says_both_numbers():
+    """In its message and as attributes."""
+    error = ResultCountError(8, 7)
+    assert (error.expected, error.got) == (8, 7)
+    assert "7 results for 8 inputs" in str(error)
