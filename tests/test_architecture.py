@@ -32,6 +32,7 @@ HARMLESS = {
     "bisect",
     "collections",
     "collections.abc",
+    "contextlib",
     "copy",
     "dataclasses",
     "inspect",

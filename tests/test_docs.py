@@ -129,7 +129,9 @@ def test_the_drawing_is_what_its_script_draws():
 def test_every_public_name_is_in_the_reference():
     """Once, and nothing else is."""
     reference = (DOCS / "reference.md").read_text(encoding="utf-8")
-    names = re.findall(r"^\.\. auto(?:function|class|exception):: (\w+)", reference, re.MULTILINE)
+    names = re.findall(
+        r"^\.\. auto(?:function|class|exception|data):: (\w+)", reference, re.MULTILINE
+    )
     assert sorted(names) == sorted(trio_batcher.__all__)
 
 

@@ -167,7 +167,10 @@ async def test_a_plain_function_that_returns_a_coroutine_is_told_what_to_do():
     async def real(items):
         return items
 
-    async with open_batcher(lambda items: real(items)) as batcher:
+    def plain(items):
+        return real(items)
+
+    async with open_batcher(plain) as batcher:
         with pytest.raises(ModelError, match="give open_batcher the async function itself"):
             await batcher.infer(1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import asynccontextmanager, nullcontext
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from ._device import Device
@@ -56,8 +57,9 @@ class Batcher(Generic[T, R]):
     __slots__ = ("_abandon", "_deadline", "_engine", "_host", "_now", "_park", "_submit")
 
     def __init__(self) -> None:
-        msg = "Batcher has no public constructor; use: async with open_batcher(model) as batcher"
-        raise TypeError(msg)
+        raise TypeError(
+            "Batcher has no public constructor; use: async with open_batcher(model) as batcher"
+        )
 
     @classmethod
     def _of(cls, host: Host, engine: Engine[T]) -> Batcher[T, R]:
@@ -263,18 +265,25 @@ def open_batcher(
     """
     sources = as_sources(model)
     if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, int):
-        msg = f"max_batch_size must be an int, not {max_batch_size!r}"
-        raise TypeError(msg)
+        raise TypeError(f"max_batch_size must be an int, not {max_batch_size!r}")
+    _check_real("max_delay", max_delay)
+    _check_real("max_queue_size", max_queue_size)
     if max_batch_size < 1:
-        msg = f"max_batch_size must be >= 1, not {max_batch_size}"
-        raise ValueError(msg)
+        raise ValueError(f"max_batch_size must be >= 1, not {max_batch_size}")
     if not 0.0 <= max_delay < math.inf:
-        msg = f"max_delay must be >= 0 seconds and finite, not {max_delay!r}"
-        raise ValueError(msg)
+        raise ValueError(f"max_delay must be >= 0 seconds and finite, not {max_delay!r}")
     if not (max_queue_size >= 1 and (max_queue_size == math.inf or max_queue_size % 1 == 0)):
-        msg = f"max_queue_size must be a whole number >= 1, or math.inf, not {max_queue_size!r}"
-        raise ValueError(msg)
+        raise ValueError(
+            f"max_queue_size must be a whole number >= 1, or math.inf, not {max_queue_size!r}"
+        )
+    if limiter is not None and not hasattr(limiter, "acquire_on_behalf_of"):
+        raise TypeError(f"limiter must be a trio.CapacityLimiter, not {limiter!r}")
     return _open(sources, Limits(max_batch_size, max_delay), max_queue_size, limiter, list(warmup))
+
+
+def _check_real(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number (math.inf for no limit), not {value!r}")
 
 
 @asynccontextmanager

@@ -180,6 +180,7 @@ class Engine(Generic[T]):
             with self._lock:
                 now = self._host.now()
                 decision = self._decide(device, now)
+                device.starting = isinstance(decision, Dispatch)
                 earliest = self._queue.earliest_deadline
             self._refuse_hopeless(decision.hopeless, now)
             match decision:
@@ -192,7 +193,6 @@ class Engine(Generic[T]):
                     return time
                 case Dispatch():
                     self._free.pop()
-                    device.starting = True
                     nursery.start_soon(self._burst, device)
                 case never:
                     assert_never(never)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["BatcherStatistics", "RejectionReason"]
 
 RejectionReason: TypeAlias = Literal["overloaded", "deadline", "closed", "crashed"]
+"""Why a request was turned away: a key of `BatcherStatistics.rejected`."""
 
 
 @dataclass(frozen=True, slots=True)
