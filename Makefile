@@ -45,9 +45,9 @@ test: setup
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/python -m flake8 --select ASYNC --max-line-length 100 trio_batcher tests examples docs
+	$(BIN)/python -m flake8 --select ASYNC1,ASYNC2 --extend-ignore ASYNC114,ASYNC124 trio_batcher tests examples docs
 	$(BIN)/mypy
-	$(BIN)/pyright --verifytypes trio_batcher --ignoreexternal
+	$(BIN)/pyright --pythonpath $(BIN)/python --verifytypes trio_batcher --ignoreexternal
 
 docs: setup
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

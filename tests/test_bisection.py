@@ -31,7 +31,7 @@ def drive(items, model) -> tuple[list, list[list]]:
         attempt: Attempt
         try:
             attempt = Returned(model(inputs))
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: ASYNC103  as a device does
             attempt = Raised(exc)
         try:
             inputs = runs.send(attempt)
@@ -212,6 +212,17 @@ def test_a_model_that_fails_on_everything_is_given_up_early(size):
         assert type(error.__cause__) is PoisonError
     shared = {id(error.__cause__) for error in errors if error.batch_size > 1}
     assert len(shared) <= 1
+
+
+def test_a_model_that_is_given_up_is_given_up_for_what_it_raised_first():
+    """Who was not tried alone has the error of the batch it was in as the cause."""
+
+    def model(inputs):
+        raise PoisonError(len(inputs))
+
+    for error in errors_of(drive(list(range(32)), model)[0]):
+        assert error.__cause__.args == (error.batch_size,)
+        assert error.batch_size in (1, 32)
 
 
 @given(batches())

@@ -43,7 +43,7 @@ async def test_after_the_block_requests_raise_batcher_closed(autojump_clock):
     model = TimedModel(fixed=1.0)
     async with trio.open_nursery() as nursery:
         async with open_batcher(model) as batcher:
-            nursery.start_soon(batcher.infer, 1)
+            nursery.start_soon(batcher.infer, 1)  # noqa: ASYNC111
             await wait_all_tasks_blocked()
 
             async def late() -> None:
@@ -160,7 +160,7 @@ async def test_an_exception_while_the_outer_scope_is_cancelled_is_not_lost():
         with trio.CancelScope() as scope:
             with pytest.raises(KeyError):
                 async with open_batcher(model) as batcher:
-                    nursery.start_soon(batcher.infer, 1)
+                    nursery.start_soon(batcher.infer, 1)  # noqa: ASYNC111
                     await model.started()
                     scope.cancel()
                     model.open()

@@ -140,7 +140,7 @@ async def run(scenario: dict) -> None:
                         max_queue_size=scenario["max_queue_size"],
                     ) as batcher:
                         for caller in callers:
-                            nursery.start_soon(call, caller, batcher)
+                            nursery.start_soon(call, caller, batcher)  # noqa: ASYNC111
                         await trio.sleep(scenario["closes_at"])
                         if scenario["closing"] == "exception":
                             raise LeaveError

@@ -318,16 +318,18 @@ async def _open(
 async def _serving(host: Host, engine: Engine[Any]) -> AsyncGenerator[None]:
     failure: BaseException | None = None
     async with host.open_nursery() as nursery:
-        nursery.start_soon(engine.serve)
+        # A request that is made before it runs waits in the queue.
+        nursery.start_soon(engine.serve)  # noqa: ASYNC113
         # The nursery never gets to see an exception: it would wrap it in a group.
         try:
             yield
             engine.close()
             await engine.ended.wait()
-        except BaseException as exc:  # noqa: BLE001  raised again below
+        except BaseException as exc:  # noqa: BLE001, ASYNC103  raised again below
             failure = exc
             engine.abort()
             with host.shield():
-                await engine.ended.wait()
+                # Without a limit, as a thread cannot be stopped.
+                await engine.ended.wait()  # noqa: ASYNC102
     if failure is not None:
         raise failure

@@ -94,7 +94,7 @@ class Device(Generic[T]):
                 attempt = Returned(self._call(inputs))
             # Not only Exception: a model that calls sys.exit() on one input must not
             # take everybody else's answers along.
-            except BaseException as exc:  # noqa: BLE001
+            except BaseException as exc:  # noqa: BLE001, ASYNC103
                 attempt = Raised(exc)
             try:
                 inputs = self._after(runs, attempt, size, started)

@@ -320,7 +320,7 @@ class Engine(Generic[T]):
         """
         try:
             yield
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: ASYNC103
             if self._aborted:
                 raise
             self.failure = self.failure or exc

@@ -44,7 +44,7 @@ async def loaded(
         _raise_first(await _on_each(host, [d for d in devices if d.has_to_be_loaded], load))
         yield
     except BaseException as exc:
-        for error in await close():
+        for error in await close():  # noqa: ASYNC102  shielded; a thread cannot be stopped
             exc.add_note(f"trio_batcher: closing a model failed too: {error!r}")
         raise
     _raise_first(await close())

@@ -194,7 +194,7 @@ def current_host() -> Host:
     except sniffio.AsyncLibraryNotFoundError:
         library = "none"
     if library == "trio":
-        from .trio import TrioHost  # noqa: PLC0415  a host is imported where it runs
+        from .trio import TrioHost  # noqa: PLC0415, ASYNC106  a host is imported where it runs
 
         return TrioHost()
     msg = f"open_batcher needs trio as its event loop; the one running here: {library}"
