@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-ROOMS = ["queue", "latency", "policy", "bisection"]
+ROOMS = ["queue", "latency", "policy", "bisection", "errors", "statistics"]
 
 
 def main() -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 
 import trio_batcher
@@ -32,6 +35,15 @@ def test_everything_a_batcher_raises_has_one_base(error):
     assert isinstance(error, BatcherError)
     assert type(error).__name__ in trio_batcher.__all__
     assert str(error)
+
+
+@pytest.mark.parametrize("error", ONE_OF_EACH, ids=lambda error: type(error).__name__)
+def test_an_error_can_leave_its_process(error):
+    """Copied or pickled, it says the same, with all it carries."""
+    error.add_note("while testing")
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(twin) is type(error)
+        assert (twin.args, vars(twin)) == (error.args, vars(error))
 
 
 def test_every_error_is_public():

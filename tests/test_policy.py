@@ -53,8 +53,17 @@ class Case(NamedTuple):
     requests: list[tuple[float, float]]  # (deadline, arrival)
     latency: Line
     limits: Limits
-    others_free_at: float
+    others_done_at: float
     patient: bool
+
+    def soonest(self) -> float:
+        """When a request could be done at the very earliest, on any device."""
+        return NOW + min(self.latency.takes(1), self.others_done_at)
+
+    def soonest_behind(self, batch) -> float:
+        """The same for one that stays behind a batch on this device."""
+        behind = self.latency.takes(len(batch)) + self.latency.takes(1)
+        return NOW + min(behind, self.others_done_at)
 
     def queue(self) -> RequestQueue:
         return queue_of(*self.requests)
@@ -65,7 +74,7 @@ class Case(NamedTuple):
             now=now,
             latency=self.latency,
             limits=self.limits,
-            others_free_at=NOW + self.others_free_at,
+            others_done_at=NOW + self.others_done_at,
             patient=self.patient,
         )
 
@@ -98,7 +107,7 @@ def cases(draw, patient=st.booleans(), max_delay=delays):  # noqa: B008  strateg
         requests=[(draw(deadlines), -arrival / 10) for arrival in arrivals],
         latency=Line(draw(st.integers(0, 5)) / 10, draw(st.integers(0, 3)) / 10),
         limits=Limits(draw(st.sampled_from([1, 2, 3, 8, 32])), draw(max_delay)),
-        others_free_at=draw(st.sampled_from([math.inf, math.inf, -math.inf, 0.1, 0.5, 1.0])),
+        others_done_at=draw(st.sampled_from([math.inf, math.inf, 0.0, 0.1, 0.5, 1.0])),
         patient=draw(patient),
     )
 
@@ -121,7 +130,7 @@ def test_the_batch_has_the_nearest_deadlines(case):
     assert batch == hopeful[: len(batch)]
     assert len(batch) <= case.limits.max_batch_size
     if isinstance(decision, Dispatch):
-        possible = [r for r in queue if r.deadline >= NOW + case.latency.takes(1)]
+        possible = [r for r in queue if r.deadline >= case.soonest()]
         assert batch == possible[: case.limits.max_batch_size]
         assert batch
 
@@ -146,12 +155,12 @@ def test_hopeless_is_who_cannot_be_served_by_anybody(case):
     assert len({id(request) for request in [*decision.hopeless, *batch]}) == (
         len(decision.hopeless) + len(batch)
     )
-    start = NOW
+    done = case.soonest()
     for request in decision.hopeless:
         if batch and request.deadline >= batch[-1].deadline:
-            # It stays behind this batch, and any device that is free sooner was counted.
-            start = min(NOW + case.latency.takes(len(batch)), NOW + case.others_free_at)
-        assert start + case.latency.takes(1) > request.deadline - MARGIN
+            # It stays behind this batch, and any device that is done sooner was counted.
+            done = case.soonest_behind(batch)
+        assert done > request.deadline - MARGIN
 
 
 @given(cases())
@@ -159,12 +168,11 @@ def test_who_is_certain_to_be_late_is_told_at_once(case):
     """It is among the hopeless, in deadline order, whatever else is decided."""
     queue = case.queue()
     decision = case.decide(queue)
-    late = [r for r in queue if r.deadline < NOW + case.latency.takes(1)]
+    late = [r for r in queue if r.deadline < case.soonest()]
     assert decision.hopeless[: len(late)] == late
     if isinstance(decision, Dispatch):
-        start = min(NOW + case.latency.takes(len(decision.batch)), NOW + case.others_free_at)
         behind = [r for r in queue if r not in decision.batch and r not in late]
-        too_late = [r for r in behind if r.deadline < start + case.latency.takes(1)]
+        too_late = [r for r in behind if r.deadline < case.soonest_behind(decision.batch)]
         assert decision.hopeless[len(late) :] == too_late
     else:
         assert decision.hopeless == late
@@ -344,15 +352,23 @@ def test_who_has_no_deadline_is_never_hopeless():
 
 
 @pytest.mark.parametrize(
-    ("others_free_at", "hopeless"),
-    [(math.inf, [4, 5]), (0.5, [4, 5]), (0.44, [4]), (0.3, []), (-math.inf, [])],
+    ("others_done_at", "hopeless"),
+    [(math.inf, [4, 5]), (0.7, [4, 5]), (0.64, [4]), (0.5, []), (0.0, [])],
 )
-def test_another_device_that_is_free_sooner_gives_hope(others_free_at, hopeless):
+def test_another_device_that_is_free_sooner_gives_hope(others_done_at, hopeless):
     """Who stays behind starts on whichever device is free first."""
     requests = [(0.6, 0.0)] * 5 + [(0.65, 0.0), (0.75, 0.0)]
-    decision = wait(*requests, latency=Line(0.1, 0.1), others_free_at=NOW + others_free_at)
+    decision = wait(*requests, latency=Line(0.1, 0.1), others_done_at=NOW + others_done_at)
     assert items(decision.batch) == [0, 1, 2, 3]
     assert items(decision.hopeless) == hopeless
+
+
+def test_a_faster_device_gives_hope_to_whom_this_one_could_not_serve():
+    """A slow replica that is free first does not give up what another one can do."""
+    decision = wait((0.5, 0.0), latency=Line(1.0, 0.0), others_done_at=NOW + 0.1)
+    assert decision.hopeless == []
+    decision = wait((0.5, 0.0), latency=Line(1.0, 0.0), others_done_at=NOW + 0.6)
+    assert items(decision.hopeless) == [0]
 
 
 def test_decisions_are_values():

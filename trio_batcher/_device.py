@@ -151,6 +151,10 @@ class Device(Generic[T]):
             self.latency.observe(size, seconds, ended)
         self._measured.clear()
 
+    def done_at(self, now: float) -> float:
+        """Return when it could be done with a batch of one, at the earliest. The lock is held."""
+        return max(now, self.free_at) + self.latency.at_least(1, now)
+
     def expected_end(self, now: float) -> float:
         """Return when it should be free, as far as one can tell. The lock is held."""
         if self.batch is None:
@@ -185,14 +189,14 @@ class Fleet(Generic[T]):
 
     def earliest_end(self, now: float) -> float:
         """Return when a request that comes now is done, at the very earliest."""
-        return min(
-            max(now, device.free_at) + device.latency.at_least(1, now) for device in self.devices
-        )
+        return min(device.done_at(now) for device in self.devices)
 
-    def others_free_at(self, device: Device[T]) -> float:
-        """Return when the first of the other devices is free, at the earliest."""
-        others = (other.free_at for other in self.devices if other is not device)
-        return min(others, default=math.inf)
+    def others_done_at(self, device: Device[T], now: float) -> float:
+        """Return when any other device could be done with a batch of one, at the earliest."""
+        return min(
+            (other.done_at(now) for other in self.devices if other is not device),
+            default=math.inf,
+        )
 
     def expected_free(self, now: float) -> float:
         """Return when the first device should be free, as far as one can tell."""

@@ -276,7 +276,7 @@ class Engine(Generic[T]):
             now=now,
             latency=device.latency,
             limits=self._limits,
-            others_free_at=self._fleet.others_free_at(device),
+            others_done_at=self._fleet.others_done_at(device, now),
             patient=not self._closing,
         )
         if decision.hopeless:

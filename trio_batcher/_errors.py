@@ -1,10 +1,14 @@
 """What `infer` can raise, one class for each thing a caller can do about it.
 
 Every instance is raised in one task only: tracebacks of shared exceptions grow with
-each task that raises them. What several callers share is the ``__cause__``.
+each task that raises them. What several callers share is the ``__cause__``. All of them
+can be copied and pickled, to leave a process.
 """
 
 from __future__ import annotations
+
+from functools import partial
+from typing import Any
 
 __all__ = [
     "BatcherClosed",
@@ -32,6 +36,9 @@ class Overloaded(BatcherError):
         super().__init__(message)
         self.retry_after: float = retry_after
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), retry_after=self.retry_after), self.args, self.__dict__
+
 
 class DeadlineUnreachable(BatcherError, TimeoutError):
     """The request's deadline cannot be met, as far as the latest batches tell.
@@ -49,6 +56,9 @@ class DeadlineUnreachable(BatcherError, TimeoutError):
             "request alone could end"
         )
         self.seconds_left: float = seconds_left
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.seconds_left,), self.__dict__
 
 
 class BatcherClosed(BatcherError):
@@ -75,6 +85,9 @@ class ModelError(BatcherError):
         super().__init__(message)
         self.batch_size: int = batch_size
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), batch_size=self.batch_size), self.args, self.__dict__
+
 
 class ResultCountError(BatcherError):
     """The model returned another number of results than it was given inputs.
@@ -91,3 +104,6 @@ class ResultCountError(BatcherError):
         )
         self.expected: int = expected
         self.got: int = got
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.expected, self.got), self.__dict__

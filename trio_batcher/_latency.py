@@ -97,6 +97,14 @@ class LatencyModel:
                 return fixed, per_item
         return 0.0, self._mean_duration / self._mean_size if self._mean_size else 0.0
 
+    def _error(self, size: int) -> float:
+        # Standard error of a prediction: the noise of one batch, and how well the line's
+        # height and, away from the mean size, its slope are known from those that were seen.
+        spread = 1.0 + 1.0 / self._weight if self._weight else 1.0
+        if self._size_squares > 1e-9:  # noqa: PLR2004
+            spread += (size - self._mean_size) ** 2 / self._size_squares
+        return math.sqrt(self._variance * spread)
+
     def estimate(self, size: int) -> float:
         """Return the expected seconds for a batch of ``size``; 0 if none was ever run."""
         fixed, per_item = self._line()
@@ -118,7 +126,7 @@ class LatencyModel:
         # Beyond the sizes that were seen the slope is a guess; a larger batch takes no less.
         # A size is seen when two batches had it: the largest one may have been the outlier.
         size = min(size, sorted(seen for seen, _ in self._recent)[-_MIN_EVIDENCE])
-        bound = self.estimate(size) - _DEVIATIONS * math.sqrt(self._variance)
+        bound = self.estimate(size) - _DEVIATIONS * self._error(size)
         for seen, duration in self._recent:
             # A smaller batch takes no longer: one good run takes a bad fit back.
             if seen >= size and duration < bound:
@@ -132,7 +140,7 @@ class LatencyModel:
         """
         # Likewise a batch smaller than all that were seen: it takes no more than those.
         size = max(size, min((seen for seen, _ in self._recent), default=size))
-        return (self.estimate(size) + _DEVIATIONS * math.sqrt(self._variance)) / _SLACK
+        return (self.estimate(size) + _DEVIATIONS * self._error(size)) / _SLACK
 
     @property
     def fit(self) -> LatencyFit | None:

@@ -42,7 +42,7 @@ class InferenceModel(ABC, Generic[T, R_co]):
     """
 
     @abstractmethod
-    def infer(self, inputs: list[T]) -> Sequence[R_co]:
+    def infer(self, inputs: list[T]) -> Results[R_co]:
         """Return one result for each input, in the same order.
 
         Called in a worker thread: not always the same one, but one batch at a time.

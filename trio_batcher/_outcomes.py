@@ -148,7 +148,9 @@ class Outcomes(Generic[T]):
         latency: tuple[LatencyFit | None, ...],
     ) -> BatcherStatistics:
         """Return the statistics, given what the queue and the devices have to say."""
-        rejected = {reason: self.rejected[reason] for reason in _REASONS.values()}
+        rejected: dict[RejectionReason, int] = {
+            reason: self.rejected[reason] for reason in _REASONS.values()
+        }
         submitted = accepted + self.refused_at_once
         settled = self.completed + self.failed + self.cancelled + sum(rejected.values())
         return BatcherStatistics(

@@ -64,7 +64,7 @@ def decide(
     now: float,
     latency: LatencyModel,
     limits: Limits,
-    others_free_at: float = math.inf,
+    others_done_at: float = math.inf,
     patient: bool = True,
 ) -> Decision[T]:
     """Decide what a free device does.
@@ -78,23 +78,27 @@ def decide(
         now: the time, in the same seconds as the deadlines.
         latency: what is known of the device that asks.
         limits: the user's limits.
-        others_free_at: when the first of the other devices is free again, at the earliest.
+        others_done_at: when any of the other devices could be done with a batch of one, at
+            the earliest.
         patient: whether it may wait for companions at all; not when closing.
     """
     alone = latency.at_least(1, now)
-    hopeless = queue.due_before(now + alone)
+    hopeless = queue.due_before(min(now + alone, others_done_at))
     batch = queue.first(limits.max_batch_size, after=len(hopeless))
     if not batch:
         return Idle(hopeless)
     if patient and len(batch) < limits.max_batch_size:
-        # A wait that would cost the most urgent of them its deadline is no use to it.
-        latest = batch[0].deadline - latency.at_most(len(batch))
+        # A wait that would cost the most urgent of them its deadline is no use to it; as
+        # long as nothing is known of the device, any wait might.
+        expected = latency.at_most(len(batch)) or math.inf
+        urgent = batch[0].deadline
+        latest = urgent - expected if urgent < math.inf else math.inf
         time = min(queue.oldest_arrival + limits.max_delay, latest)
         if now < time:
             return WaitUntil(time, hopeless)
     # Those that stay behind cannot start before this batch, or another device's, ends.
-    next_start = min(now + latency.at_least(len(batch), now), others_free_at)
-    overdue = queue.due_before(next_start + alone)
+    next_done = min(now + latency.at_least(len(batch), now) + alone, others_done_at)
+    overdue = queue.due_before(next_done)
     if len(overdue) > len(hopeless) + len(batch):
         hopeless += overdue[len(hopeless) + len(batch) :]
     return Dispatch(batch, hopeless)

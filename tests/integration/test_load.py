@@ -249,7 +249,7 @@ async def test_the_script_prints_a_table_and_nothing_noisy() -> None:
 def test_the_script_fails_where_nothing_answers() -> None:
     """The exit code tells a script that there was no server."""
     command = [sys.executable, str(SCRIPT), "http://127.0.0.1:1/", "-c", "1", "-d", "0.2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "no connection" in done.stdout
     assert done.stderr == ""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
 import zlib
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -409,6 +410,49 @@ async def test_the_server_answers_then_drains_then_refuses(tmp_path, monkeypatch
 
 
 @pytest.mark.trio
+async def test_idle_connections_do_not_hold_the_server_up(tmp_path, monkeypatch) -> None:
+    """They are closed at once, not when the time for hanging up is over."""
+    monkeypatch.setattr(server_module, "HANG_UP", 3600.0)
+    served = Served(tmp_path)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(served.run)
+            connection = Connection(await served.address())
+            for _ in range(3):
+                assert await connection.request("/stats") == (200, None)
+            served.stopping.set()
+        with pytest.raises((ConnectionLost, OSError)):
+            await connection.request("/stats")
+
+
+@pytest.mark.trio
+async def test_a_refused_upload_ends_its_connection(tmp_path) -> None:
+    """A caller who sends much too much gets a 413 and a closed connection, not a silent one."""
+    served = Served(tmp_path)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(served.run)
+            host, port = (await served.address()).removeprefix("http://").split(":")
+            stream = await trio.open_tcp_stream(host, int(port))
+            answer = bytearray()
+
+            async def read() -> None:
+                with suppress(trio.BrokenResourceError):  # reset, as there was more to read
+                    async for data in stream:
+                        answer.extend(data)
+
+            async with stream, trio.open_nursery() as caller:
+                caller.start_soon(read)
+                with suppress(trio.BrokenResourceError):
+                    head = "POST /embed HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n"
+                    await stream.send_all(head.encode())
+                    while True:
+                        await stream.send_all(b" " * 65536)
+            served.stopping.set()
+    assert answer.startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.trio
 async def test_the_server_gives_up_preparing_when_told_to_stop(tmp_path) -> None:
     """Neither a corpus that is being collected nor one that is being embedded holds it up."""
     collecting, go = trio.Event(), threading.Event()
@@ -640,7 +684,7 @@ def test_a_port_that_is_taken_is_said_in_one_line() -> None:
         taken.listen()
         port = str(taken.getsockname()[1])
         command = [sys.executable, "-m", "examples.semantic_search", "--port", port]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert f"127.0.0.1:{port}" in done.stderr
@@ -651,9 +695,9 @@ def test_a_port_that_is_taken_is_said_in_one_line() -> None:
 
 async def output_of(example: str) -> list[str]:
     """The lines that an example prints."""
-    done = await trio.run_process(
-        [sys.executable, str(ROOT / "examples" / example)], capture_stdout=True
-    )
+    command = [sys.executable, str(ROOT / "examples" / example)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = await trio.run_process(command, capture_stdout=True, env=environment)
     return done.stdout.decode().splitlines()
 
 

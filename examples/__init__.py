@@ -1,0 +1,1 @@
+"""Runnable examples; each file's docstring says how to run it."""

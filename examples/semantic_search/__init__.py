@@ -1,0 +1,1 @@
+"""Search Python's standard library by meaning: a Quart-Trio application over one batcher."""
