@@ -35,6 +35,7 @@ HARMLESS = {
     "contextlib",
     "copy",
     "dataclasses",
+    "functools",
     "inspect",
     "math",
     "typing",

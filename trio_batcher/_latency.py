@@ -62,7 +62,7 @@ class LatencyModel:
         self._mean_duration = 0.0
         self._size_squares = 0.0
         self._products = 0.0
-        self._variance = 0.0
+        self._duration_squares = 0.0
         self._observed = 0
         self._observed_at = -math.inf
         self._recent: deque[tuple[int, float]] = deque(maxlen=_RECENT)
@@ -70,9 +70,6 @@ class LatencyModel:
 
     def observe(self, size: int, duration: float, now: float) -> None:
         """Learn that a batch of ``size`` took ``duration`` seconds and ended at ``now``."""
-        if self._observed:
-            error = duration - self.estimate(size)
-            self._variance = _DECAY * self._variance + (1.0 - _DECAY) * error * error
         weight = _DECAY * self._weight
         self._weight = weight + 1.0
         size_change = size - self._mean_size
@@ -82,28 +79,44 @@ class LatencyModel:
         share = weight / self._weight
         self._size_squares = _DECAY * self._size_squares + share * size_change * size_change
         self._products = _DECAY * self._products + share * size_change * duration_change
+        self._duration_squares = (
+            _DECAY * self._duration_squares + share * duration_change * duration_change
+        )
         self._observed += 1
         self._observed_at = now
         self._recent.append((size, duration))
         self.alone = self._bound(1)
 
+    @property
+    def _knows_slope(self) -> bool:
+        return self._size_squares > 1e-9  # noqa: PLR2004  batches of more than one size
+
     def _line(self) -> tuple[float, float]:
         # With one size seen the slope is anybody's guess; the guess is proportional,
         # which is the steepest a line without negative parts can be.
-        if self._size_squares > 1e-9:  # noqa: PLR2004
+        if self._knows_slope:
             per_item = max(0.0, self._products / self._size_squares)
             fixed = self._mean_duration - per_item * self._mean_size
             if fixed >= 0.0:
                 return fixed, per_item
         return 0.0, self._mean_duration / self._mean_size if self._mean_size else 0.0
 
+    def _variance(self) -> float:
+        # Of the batches around the line, which passes through their mean.
+        _, slope = self._line()
+        squares = self._duration_squares - slope * (
+            2.0 * self._products - slope * self._size_squares
+        )
+        freedom = self._weight - (2.0 if self._knows_slope else 1.0)
+        return max(0.0, squares) / freedom if freedom > 0.0 else 0.0
+
     def _error(self, size: int) -> float:
         # Standard error of a prediction: the noise of one batch, and how well the line's
         # height and, away from the mean size, its slope are known from those that were seen.
-        spread = 1.0 + 1.0 / self._weight if self._weight else 1.0
-        if self._size_squares > 1e-9:  # noqa: PLR2004
+        spread = 1.0 + 1.0 / max(1.0, self._weight)
+        if self._knows_slope:
             spread += (size - self._mean_size) ** 2 / self._size_squares
-        return math.sqrt(self._variance * spread)
+        return math.sqrt(self._variance() * spread)
 
     def estimate(self, size: int) -> float:
         """Return the expected seconds for a batch of ``size``; 0 if none was ever run."""
@@ -148,4 +161,4 @@ class LatencyModel:
         if not self._observed:
             return None
         fixed, per_item = self._line()
-        return LatencyFit(fixed, per_item, math.sqrt(self._variance))
+        return LatencyFit(fixed, per_item, math.sqrt(self._variance()))

@@ -7,8 +7,9 @@ task keeps the event loop busy all the time.
 
 The device's duty is batches x what a batch takes / elapsed, and what it takes is measured
 with nobody else about, as a sleep of 5 ms is a little longer than that. So whatever the
-thread loses waiting for the interpreter lock, after its sleep too, counts as idle. Beside the batcher runs what most libraries do: one
-`to_thread` call for each batch, with CPython's default switch interval.
+thread loses waiting for the interpreter lock, after its sleep too, counts as idle. Beside
+the batcher runs what most libraries do: one `to_thread` call for each batch, with CPython's
+default switch interval.
 
     python -m tests.bench.duty [--seconds 4]
 """
@@ -171,9 +172,8 @@ def main() -> None:
         batches, rate, mean = trio.run(with_batcher, seconds, turns, extra)
         print(f"{'  trio_batcher':46}{batches * alone:>11.1%}{rate:>13,.0f}{mean:>12.1f}")
         batches, base_rate, mean = trio.run(with_calls, seconds, turns, extra)
-        print(
-            f"{'  one to_thread call per batch':46}{batches * alone:>11.1%}{base_rate:>13,.0f}{mean:>12.1f}"
-        )
+        duty = batches * alone
+        print(f"{'  one to_thread call per batch':46}{duty:>11.1%}{base_rate:>13,.0f}{mean:>12.1f}")
         print(f"{'  ratio':46}{'':>12}{rate / base_rate:>11.1f}x")
 
 
