@@ -295,10 +295,10 @@ async def test_the_switch_interval_is_put_back_when_the_last_batcher_closes():
     async with open_batcher(TimedModel()):
         assert sys.getswitchinterval() == before
     async with open_batcher(lambda items: items):
-        assert sys.getswitchinterval() == pytest.approx(1e-4)
+        assert sys.getswitchinterval() == pytest.approx(2e-5)
         async with open_batcher(lambda items: items):
             pass
-        assert sys.getswitchinterval() == pytest.approx(1e-4)
+        assert sys.getswitchinterval() == pytest.approx(2e-5)
     assert sys.getswitchinterval() == before
 
 
@@ -309,9 +309,9 @@ async def test_a_switch_interval_set_by_somebody_else_is_left_alone():
         async with open_batcher(lambda items: items):
             sys.setswitchinterval(2e-3)
         assert sys.getswitchinterval() == pytest.approx(2e-3)
-        sys.setswitchinterval(1e-5)
+        sys.setswitchinterval(1e-6)
         async with open_batcher(lambda items: items):
-            assert sys.getswitchinterval() == pytest.approx(1e-5)
-        assert sys.getswitchinterval() == pytest.approx(1e-5)
+            assert sys.getswitchinterval() == pytest.approx(1e-6)
+        assert sys.getswitchinterval() == pytest.approx(1e-6)
     finally:
         sys.setswitchinterval(before)

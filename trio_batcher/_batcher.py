@@ -296,12 +296,11 @@ async def _open(
 ) -> AsyncGenerator[Batcher[T, Any]]:
     host = current_host()
     devices: list[Device[T]] = [Device(source, host.now) for source in sources]
-    if limiter is None:
-        limiter = host.limiter(len(devices))
     uses_threads = not all(device.is_async for device in devices)
     with prompt_switching() if uses_threads else nullcontext():
-        async with loaded(host, devices, limiter):
-            await warm_up(host, devices, limiter, warmup, limits.max_batch_size)
+        capacity = limiter or host.limiter(len(devices))
+        async with loaded(host, devices, capacity):
+            await warm_up(host, devices, capacity, warmup, limits.max_batch_size)
             # Cancelled while a constructor was running: the block is not entered.
             await host.checkpoint()
             engine = Engine(

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from ._errors import ModelError, ResultCountError
 
-__all__ = ["Attempt", "Failure", "Raised", "Returned", "Runs", "outcomes_of"]
+__all__ = ["Attempt", "Failure", "Raised", "Returned", "Runs", "checked", "outcomes_of"]
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ def outcomes_of(items: list[T]) -> Runs[T]:
     # Always a list of its own: the model may change what it is given.
     attempt = yield list(items)
     if isinstance(attempt, Returned):
-        return _outcomes(attempt.results, size)
+        return checked(attempt.results, size)
     outcomes: list[Any] = [None] * size
     if size == 1:
         return [_model_failure(attempt.error, 1)]
@@ -79,7 +79,7 @@ def outcomes_of(items: list[T]) -> Runs[T]:
         attempt = yield [items[i] for i in segment]
         if isinstance(attempt, Returned):
             succeeded = True
-            _fill(outcomes, segment, _outcomes(attempt.results, len(segment)))
+            _fill(outcomes, segment, checked(attempt.results, len(segment)))
             continue
         raised.append(attempt.error)
         if len(segment) == 1:
@@ -95,7 +95,7 @@ def outcomes_of(items: list[T]) -> Runs[T]:
                 attempt = yield [items[probe]]
                 if isinstance(attempt, Returned):
                     succeeded = True
-                    _fill(outcomes, [probe], _outcomes(attempt.results, 1))
+                    _fill(outcomes, [probe], checked(attempt.results, 1))
                     break
                 raised.append(attempt.error)
                 outcomes[probe] = _model_failure(attempt.error, 1)
@@ -161,14 +161,18 @@ def _text(error: BaseException) -> str:
         return name
 
 
-def _outcomes(results: Any, size: int) -> list[Any]:
-    # Results may be a list, an array, a tensor: looking at them runs the model's code,
-    # and whatever that raises is the model's failure too.
+def checked(results: Any, size: int) -> list[Any]:
+    """Return an outcome for each of ``size`` inputs, given what the model returned for them.
+
+    Results may be a list, an array, a tensor: looking at them runs the model's code, and
+    whatever that raises is the model's failure too.
+    """
     try:
-        values = [
-            Failure(_unshared(value)) if isinstance(value, Exception) else value
-            for value in _listed(results)
-        ]
+        # Always a list of our own: the model may use its list again.
+        values = list(results if type(results) is list else iter(_listed(results)))
+        for i, value in enumerate(values):
+            if isinstance(value, Exception):
+                values[i] = Failure(_unshared(value))
     except Exception as exc:  # noqa: BLE001  told to the callers, each by its own ModelError
         return [_model_failure(exc, size) for _ in range(size)]
     if len(values) != size:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from ._bisection import Attempt, Raised, Returned, Runs, outcomes_of
+from ._bisection import Attempt, Raised, Returned, checked, outcomes_of
 from ._latency import LatencyModel
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ class Device(Generic[T]):
         is_async: its model runs in the event loop.
         latency: what its batches have taken. Guarded by the engine's lock.
         batch: the requests in the batch that is running, `None` between batches.
-        free_at: when that batch ends, at the earliest; -inf between batches.
         starting: a burst was started on it and has not taken its first batch yet.
         busy: seconds its model has spent running.
         reruns: runs made to find what a batch failed on.
@@ -41,7 +40,6 @@ class Device(Generic[T]):
         self.is_async = source.is_async
         self.latency = LatencyModel()
         self.batch: list[Request[T]] | None = None
-        self.free_at = -math.inf
         self.starting = False
         self.busy = 0.0
         self.reruns = 0
@@ -85,51 +83,76 @@ class Device(Generic[T]):
 
     def run(self, items: list[T]) -> list[Any]:
         """Run a batch in this thread and return an outcome for each item."""
+        attempt = self._attempt(list(items))
+        if isinstance(attempt, Returned):
+            return checked(attempt.results, len(items))
         runs = outcomes_of(items)
-        inputs = next(runs)
+        next(runs)  # the whole batch, which was just tried
         while True:
-            size, started = len(inputs), self._now()
-            attempt: Attempt
             try:
-                attempt = Returned(self._call(inputs))
-            # Not only Exception: a model that calls sys.exit() on one input must not
-            # take everybody else's answers along.
-            except BaseException as exc:  # noqa: BLE001, ASYNC103
-                attempt = Raised(exc)
-            try:
-                inputs = self._after(runs, attempt, size, started)
+                inputs = runs.send(attempt)
             except StopIteration as finished:
                 return cast("list[Any]", finished.value)
+            self.reruns += 1
+            attempt = self._attempt(inputs)
 
     async def run_async(self, items: list[T]) -> list[Any]:
         """Await a batch in the event loop and return an outcome for each item."""
+        attempt = await self._attempt_async(list(items))
+        if isinstance(attempt, Returned):
+            return checked(attempt.results, len(items))
         runs = outcomes_of(items)
-        inputs = next(runs)
+        next(runs)  # the whole batch, which was just tried
         while True:
-            size, started = len(inputs), self._now()
-            attempt: Attempt
             try:
-                attempt = Returned(await self._call(inputs))
-            # As above, but a cancellation passes.
-            except (Exception, SystemExit, KeyboardInterrupt) as exc:  # noqa: BLE001
-                attempt = Raised(exc)
-            try:
-                inputs = self._after(runs, attempt, size, started)
+                inputs = runs.send(attempt)
             except StopIteration as finished:
                 return cast("list[Any]", finished.value)
+            self.reruns += 1
+            attempt = await self._attempt_async(inputs)
 
-    def _after(self, runs: Runs[T], attempt: Attempt, size: int, started: float) -> list[T]:
+    def _attempt(self, inputs: list[T]) -> Attempt:
+        size, started = len(inputs), self._now()
+        try:
+            results = self._call(inputs)
+        # Not only Exception: a model that calls sys.exit() on one input must not take
+        # everybody else's answers along.
+        except BaseException as exc:  # noqa: BLE001, ASYNC103
+            return self._raised(exc, started)
+        return self._returned(results, size, started)
+
+    async def _attempt_async(self, inputs: list[T]) -> Attempt:
+        size, started = len(inputs), self._now()
+        try:
+            results = await self._call(inputs)
+        # As above, but a cancellation passes.
+        except (Exception, SystemExit, KeyboardInterrupt) as exc:  # noqa: BLE001
+            return self._raised(exc, started)
+        return self._returned(results, size, started)
+
+    def _returned(self, results: Any, size: int, started: float) -> Returned:
         ended = self._now()
         self.busy += ended - started
-        if isinstance(attempt, Returned):
-            self._measured.append((size, ended - started, ended))
-        inputs = runs.send(attempt)
-        self.reruns += 1
-        return inputs
+        self._measured.append((size, ended - started, ended))
+        return Returned(results)
+
+    def _raised(self, error: BaseException, started: float) -> Raised:
+        self.busy += self._now() - started
+        return Raised(error)
 
     def forget(self) -> None:
-        """Drop what was measured since the last batch was put down."""
-        self._measured.clear()
+        """Drop what was measured and not learned yet."""
+        self._measured = []
+
+    def measurements(self) -> list[tuple[int, float, float]]:
+        """Return what was measured since the last call, for `learn`. Called in the worker."""
+        measured, self._measured = self._measured, []
+        return measured
+
+    def learn(self, measured: list[tuple[int, float, float]]) -> None:
+        """Let the latency model know. The engine's lock is held."""
+        for size, seconds, ended in measured:
+            self.latency.observe(size, seconds, ended)
 
     def reset_counters(self) -> None:
         """Start counting busy time and reruns anew, after a warm-up."""
@@ -140,20 +163,21 @@ class Device(Generic[T]):
         self.starting = False
         self.batch = batch
         self._started = now
-        self.free_at = now + self.latency.at_least(len(batch), now)
 
     def put_down(self) -> None:
-        """Note that no batch is running, and learn from those that were. The lock is held."""
+        """Note that no batch is running. The engine's lock is held."""
         self.starting = False
         self.batch = None
-        self.free_at = -math.inf
-        for size, seconds, ended in self._measured:
-            self.latency.observe(size, seconds, ended)
-        self._measured.clear()
+
+    def free_at(self) -> float:
+        """Return when its batch ends, at the earliest; -inf without one. The lock is held."""
+        if self.batch is None:
+            return -math.inf
+        return self._started + self.latency.at_least(len(self.batch), self._started)
 
     def done_at(self, now: float) -> float:
         """Return when it could be done with a batch of one, at the earliest. The lock is held."""
-        return max(now, self.free_at) + self.latency.at_least(1, now)
+        return max(now, self.free_at()) + self.latency.at_least(1, now)
 
     def expected_end(self, now: float) -> float:
         """Return when it should be free, as far as one can tell. The lock is held."""
@@ -168,6 +192,7 @@ class Fleet(Generic[T]):
     """All devices of one batcher, asked as one. The engine's lock is held around each call.
 
     Attributes:
+        changed: a device's batch or latency model has changed since the last `refresh`.
         busy_until: no device is known to be busy for longer.
         alone: no device is known to take longer for a batch of one. A deadline that leaves
             this much after now and after `busy_until` is reachable without a closer look.
@@ -175,12 +200,14 @@ class Fleet(Generic[T]):
 
     def __init__(self, devices: Sequence[Device[T]]) -> None:
         self.devices = devices
+        self.changed = False
         self.busy_until = -math.inf
         self.alone = 0.0
 
     def refresh(self) -> None:
-        """Note that a device's batch or latency model has changed."""
-        self.busy_until = max(device.free_at for device in self.devices)
+        """Bring `busy_until` and `alone` up to date."""
+        self.changed = False
+        self.busy_until = max(device.free_at() for device in self.devices)
         self.alone = max(device.latency.alone for device in self.devices)
 
     def starting(self) -> int:
@@ -193,9 +220,10 @@ class Fleet(Generic[T]):
 
     def others_done_at(self, device: Device[T], now: float) -> float:
         """Return when any other device could be done with a batch of one, at the earliest."""
+        if len(self.devices) == 1:
+            return math.inf
         return min(
             (other.done_at(now) for other in self.devices if other is not device),
-            default=math.inf,
         )
 
     def expected_free(self, now: float) -> float:

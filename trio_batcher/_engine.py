@@ -7,7 +7,7 @@ composed at the last instant, and posts the outcomes back into the event loop.
 
 Who may touch what:
 
-- the queue, the latency models and the devices' `batch`, `free_at` and `starting`:
+- the queue, the latency models and the devices' `batch` and `starting`:
   only under `_lock`, which is never held while anything else is waited for or run;
 - `caller` of a request or group, the counters, `_free`, `_ring_at`: only in the event
   loop. So a caller that left is gone for good when the outcome of its batch comes in.
@@ -22,9 +22,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, assert_never
 
 from ._device import Device, Fleet
-from ._errors import BatcherClosed, BatcherCrashed, BatcherError, DeadlineUnreachable, Overloaded
+from ._errors import BatcherError, DeadlineUnreachable
 from ._hosts import ki_protected
-from ._outcomes import Group, Outcomes
+from ._outcomes import Group, Outcomes, closing_error, overload_error
 from ._policy import Decision, Dispatch, Idle, Limits, WaitUntil, decide
 from ._queue import Request, RequestQueue
 
@@ -51,13 +51,15 @@ class Engine(Generic[T]):
         *,
         limits: Limits,
         max_queue_size: float,
-        limiter: CapacityLimiter,
+        limiter: CapacityLimiter | None,
     ) -> None:
         self._host = host
         self._fleet = Fleet(devices)
         self._limits = limits
         self.max_queue_size = max_queue_size
-        self._limiter = limiter
+        # A limiter of our own has a token for each device: nobody waits for one.
+        self._is_shared = limiter is not None
+        self._limiter = limiter or host.limiter(len(devices))
         self._lock = threading.Lock()
         self._queue: RequestQueue[T] = RequestQueue()
         self._free = list(devices)
@@ -83,6 +85,8 @@ class Engine(Generic[T]):
         deadline, now = request.deadline, request.arrived
         with self._lock:
             queue, fleet = self._queue, self._fleet
+            if fleet.changed:
+                fleet.refresh()
             if (
                 self._closing
                 or queue.size >= self.max_queue_size
@@ -118,28 +122,13 @@ class Engine(Generic[T]):
 
     def _refusal(self, count: int, deadline: float, now: float) -> BatcherError | None:
         if self._closing:
-            return self._closed_error()
+            return closing_error(self.failure)
         if self._queue.size + count > self.max_queue_size:
-            return self._overloaded(now)
+            seconds = self._fleet.expected_free(now) - now
+            return overload_error(self.max_queue_size, self._queue.size, seconds)
         if deadline < _NEVER and deadline < self._fleet.earliest_end(now):
             return DeadlineUnreachable(deadline - now)
         return None
-
-    def _closed_error(self) -> BatcherClosed | BatcherCrashed:
-        if self.failure is None:
-            return BatcherClosed("the batcher's block is being left: no further requests")
-        error = BatcherCrashed(f"the batcher itself failed: {self.failure!r}")
-        error.__cause__ = self.failure
-        return error
-
-    def _overloaded(self, now: float) -> Overloaded:
-        # There is room when the next batch is taken: when the first device is done.
-        seconds = self._fleet.expected_free(now) - now
-        return Overloaded(
-            f"max_queue_size is {self.max_queue_size} and {self._queue.size} requests are "
-            f"waiting; there should be room in {seconds:.3g} s",
-            retry_after=seconds,
-        )
 
     # The gather task, in the event loop
 
@@ -225,7 +214,7 @@ class Engine(Generic[T]):
     def _work(self, device: Device[T]) -> None:
         while batch := self._take(device):
             outcomes = device.run([request.item for request in batch])
-            self._host.post(self._deliver, batch, outcomes)
+            self._host.post(self._deliver, device, batch, outcomes, device.measurements())
             if self._token_wanted(device):
                 return
 
@@ -234,7 +223,7 @@ class Engine(Generic[T]):
         try:
             while batch := self._take(device):
                 outcomes = await device.run_async([request.item for request in batch])
-                self._deliver(batch, outcomes)
+                self._deliver(device, batch, outcomes, device.measurements())
                 if self._token_wanted(device):
                     return
         finally:
@@ -252,7 +241,7 @@ class Engine(Generic[T]):
                 self._queue.remove_all(batch)
                 device.pick_up(batch, now)
                 self._batch_sizes[len(batch)] += 1
-            self._fleet.refresh()
+                self._fleet.changed = True
             # Others were not started for these because this burst was on its way.
             unclaimed = bool(self._free) and self._queue.size > 0
         if decision.hopeless:
@@ -263,7 +252,7 @@ class Engine(Generic[T]):
 
     def _token_wanted(self, device: Device[T]) -> bool:
         """Whether somebody else waits for the limiter: then the burst ends here."""
-        if not self._limiter.statistics().tasks_waiting:
+        if not self._is_shared or not self._limiter.statistics().tasks_waiting:
             return False
         with self._lock:
             device.put_down()
@@ -285,10 +274,20 @@ class Engine(Generic[T]):
 
     # Outcomes, in the event loop
 
-    def _deliver(self, batch: Sequence[Request[T]], outcomes: Sequence[Any]) -> None:
+    def _deliver(
+        self,
+        device: Device[T],
+        batch: Sequence[Request[T]],
+        outcomes: Sequence[Any],
+        measured: list[tuple[int, float, float]],
+    ) -> None:
         # An exception that leaves a posted function would end the whole event loop.
         with self._faults_kept():
             self.outcomes.deliver(batch, outcomes)
+            # Not by the worker: it should be starting the next batch by now.
+            with self._lock:
+                device.learn(measured)
+                self._fleet.changed = True
             return
         self._turn_away(batch)
 
@@ -296,7 +295,7 @@ class Engine(Generic[T]):
         self.outcomes.reject(requests, lambda request: DeadlineUnreachable(request.deadline - now))
 
     def _turn_away(self, requests: Sequence[Request[T]]) -> None:
-        self.outcomes.reject(requests, lambda _: self._closed_error())
+        self.outcomes.reject(requests, lambda _: closing_error(self.failure))
 
     # Closing
 

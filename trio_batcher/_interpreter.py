@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["SWITCH_INTERVAL", "prompt_switching"]
 
 # Seconds. `make bench-duty` shows what it is worth.
-SWITCH_INTERVAL = 1e-4
+SWITCH_INTERVAL = 2e-5
 
 
 class _SwitchInterval:
@@ -59,7 +59,7 @@ _switch_interval = _SwitchInterval()
 
 @contextmanager
 def prompt_switching() -> Iterator[None]:
-    """Keep the interpreter's switch interval at 0.1 ms or less inside the block.
+    """Keep the interpreter's switch interval at 0.02 ms or less inside the block.
 
     Blocks may overlap, in any thread; the interval is put back when the last one ends,
     unless it was set to something else in the meantime.

@@ -76,7 +76,7 @@ async def warm_up(
             await run(device, inputs)
             device.forget()
             await run(device, inputs)
-            device.put_down()
+            device.learn(device.measurements())
         device.reset_counters()
 
     async def run(device: Device[Any], inputs: list[Any]) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ._hosts import Host
     from ._latency import LatencyFit
 
-__all__ = ["Group", "Outcomes"]
+__all__ = ["Group", "Outcomes", "closing_error", "overload_error"]
 
 T = TypeVar("T")
 
@@ -37,6 +37,27 @@ _REASONS: dict[type[BatcherError], RejectionReason] = {
     BatcherClosed: "closed",
     BatcherCrashed: "crashed",
 }
+
+
+def closing_error(failure: BaseException | None) -> BatcherClosed | BatcherCrashed:
+    """Return what a request gets that comes too late, or after the batcher's own failure."""
+    if failure is None:
+        return BatcherClosed("the batcher's block is being left: no further requests")
+    error = BatcherCrashed(f"the batcher itself failed: {failure!r}")
+    error.__cause__ = failure
+    return error
+
+
+def overload_error(max_queue_size: float, waiting: int, seconds: float) -> Overloaded:
+    """Return what a request gets that finds the queue full.
+
+    There is room when the next batch is taken, in about ``seconds``.
+    """
+    return Overloaded(
+        f"max_queue_size is {max_queue_size} and {waiting} requests are waiting; "
+        f"there should be room in {seconds:.3g} s",
+        retry_after=seconds,
+    )
 
 
 class Group(Generic[T]):

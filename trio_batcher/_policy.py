@@ -82,12 +82,16 @@ def decide(
             the earliest.
         patient: whether it may wait for companions at all; not when closing.
     """
-    alone = latency.at_least(1, now)
-    hopeless = queue.due_before(min(now + alone, others_done_at))
+    # What follows is done while the device waits: nothing is computed that nobody needs.
+    anybody_due = queue.earliest_deadline < math.inf
+    hopeless: list[Request[T]] = []
+    if anybody_due:
+        alone = latency.at_least(1, now)
+        hopeless = queue.due_before(min(now + alone, others_done_at))
     batch = queue.first(limits.max_batch_size, after=len(hopeless))
     if not batch:
         return Idle(hopeless)
-    if patient and len(batch) < limits.max_batch_size:
+    if patient and limits.max_delay and len(batch) < limits.max_batch_size:
         # A wait that would cost the most urgent of them its deadline is no use to it; as
         # long as nothing is known of the device, any wait might.
         expected = latency.at_most(len(batch)) or math.inf
@@ -96,9 +100,10 @@ def decide(
         time = min(queue.oldest_arrival + limits.max_delay, latest)
         if now < time:
             return WaitUntil(time, hopeless)
-    # Those that stay behind cannot start before this batch, or another device's, ends.
-    next_done = min(now + latency.at_least(len(batch), now) + alone, others_done_at)
-    overdue = queue.due_before(next_done)
-    if len(overdue) > len(hopeless) + len(batch):
-        hopeless += overdue[len(hopeless) + len(batch) :]
+    leaving = len(hopeless) + len(batch)
+    if anybody_due and queue.size > leaving:
+        # Those that stay behind cannot start before this batch, or another device's, ends.
+        next_done = now + latency.at_least(len(batch), now) + alone
+        overdue = queue.due_before(min(next_done, others_done_at))
+        hopeless += overdue[leaving:]
     return Dispatch(batch, hopeless)

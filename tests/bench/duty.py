@@ -11,7 +11,7 @@ thread loses waiting for the interpreter lock, after its sleep too, counts as id
 the batcher runs what most libraries do: one `to_thread` call for each batch, with CPython's
 default switch interval.
 
-    python -m tests.bench.duty [--seconds 4]
+    python -m tests.bench.duty [--seconds 1.5] [--rounds 7]
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def burn(turns: int) -> None:
 def batch_seconds() -> float:
     """Return how long the model takes when nobody else wants the interpreter."""
     device, times = Device(), []
-    for _ in range(200):
+    for _ in range(50):
         start = time.perf_counter()
         device([])
         times.append(time.perf_counter() - start)
@@ -153,28 +153,40 @@ async def with_calls(seconds: float, work: int, extra: bool) -> tuple[float, flo
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=4.0)
-    seconds = parser.parse_args().seconds
-    alone = batch_seconds()
+    parser.add_argument("--seconds", type=float, default=1.5)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
     print(
-        f"{CALLERS} callers, {BATCH_SECONDS * 1e3:g} ms batches of {BATCH} "
-        f"(alone {alone * 1e3:.2f} ms); "
+        f"{CALLERS} callers, {BATCH_SECONDS * 1e3:g} ms batches of {BATCH}; "
         f"default switch interval {sys.getswitchinterval() * 1e3:g} ms, "
-        f"with a batcher {_interpreter.SWITCH_INTERVAL * 1e3:g} ms"
+        f"with a batcher {_interpreter.SWITCH_INTERVAL * 1e3:g} ms; "
+        f"medians of {options.rounds} rounds (least to most)"
     )
-    print(f"{'':46}{'device busy':>12}{'requests/s':>12}{'mean batch':>12}")
     for title, work, extra in [
         ("0.3 ms of Python per request", 0.3e-3, False),
         ("0.1 ms, and a loop that is 100% busy besides", 0.1e-3, True),
     ]:
-        turns = turns_for(work)
-        print(title)
-        batches, rate, mean = trio.run(with_batcher, seconds, turns, extra)
-        print(f"{'  trio_batcher':46}{batches * alone:>11.1%}{rate:>13,.0f}{mean:>12.1f}")
-        batches, base_rate, mean = trio.run(with_calls, seconds, turns, extra)
-        duty = batches * alone
-        print(f"{'  one to_thread call per batch':46}{duty:>11.1%}{base_rate:>13,.0f}{mean:>12.1f}")
-        print(f"{'  ratio':46}{'':>12}{rate / base_rate:>11.1f}x")
+        print(f"{title:46}{'device busy':>28}{'requests/s':>22}")
+        rates = {}
+        for name, run in [
+            ("  trio_batcher", with_batcher),
+            ("  one to_thread call per batch", with_calls),
+        ]:
+            duties, rates[name] = [], []
+            for _ in range(options.rounds):
+                # The machine's speed may have changed: what it does alone is measured anew.
+                alone, turns = batch_seconds(), turns_for(work)
+                batches, rate, _ = trio.run(run, options.seconds, turns, extra)
+                duties.append(100 * alone * batches)
+                rates[name].append(rate)
+            print(f"{name:46}{_spread(duties, '.1f', '%'):>28}{_spread(rates[name], ',.0f'):>22}")
+        ours, theirs = (statistics.median(rate) for rate in rates.values())
+        print(f"{'  ratio':46}{'':28}{ours / theirs:>21.1f}x")
+
+
+def _spread(figures: list[float], form: str, unit: str = "") -> str:
+    low, high = min(figures), max(figures)
+    return f"{statistics.median(figures):{form}}{unit} ({low:{form}}-{high:{form}})"
 
 
 if __name__ == "__main__":

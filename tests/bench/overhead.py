@@ -11,17 +11,18 @@ anything:
 - *leanest, deadline read*: and each caller asks trio for its effective deadline, the one
   thing without which a deadline cannot be kept. It is half of what a batcher adds.
 
-The ratio is to the first, in brackets to the other two. Rounds of all variants are
-interleaved; of each the fastest round counts, since everything that disturbs one makes it
-slower.
+The ratio is to the first, in brackets to the other two. As the speed of a shared machine
+changes within seconds, each measurement is divided by measurements of the floors made just
+before it, and the median of these ratios is given.
 
-    python -m tests.bench.overhead [--rounds 7] [--requests 40]
+    python -m tests.bench.overhead [--rounds 15] [--requests 20]
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import statistics
 import time
 from collections import defaultdict
 from functools import partial
@@ -145,8 +146,8 @@ async def clients(
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--requests", type=int, default=40, help="per caller and round")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--requests", type=int, default=20, help="per caller and round")
     options = parser.parse_args()
 
     seen: dict[str, float] = {}
@@ -162,22 +163,33 @@ def main() -> None:
         "async, batches of 64": batcher(asynchronous, 0.05, seen),
         "async, as they come": batcher(asynchronous, 0.0, seen),
     }
-    best: dict[tuple[str, bool], float] = defaultdict(lambda: math.inf)
+    spent: dict[tuple[str, bool], list[float]] = defaultdict(list)
+    ratios: dict[tuple[str, bool], list[list[float]]] = defaultdict(list)
     for _ in range(options.rounds):
         for deadline in (False, True):
-            for name, run in (floors | batchers).items():
-                client = partial(clients, requests=options.requests, deadline=deadline)
-                best[name, deadline] = min(best[name, deadline], trio.run(run, client))
+            client = partial(clients, requests=options.requests, deadline=deadline)
+            for name, run in batchers.items():
+                before = [trio.run(floor, client) for floor in floors.values()]
+                seconds = trio.run(run, client)
+                spent[name, deadline].append(seconds)
+                ratios[name, deadline].append([seconds / floor for floor in before])
+                for floor_name, floor_seconds in zip(floors, before, strict=True):
+                    spent[floor_name, deadline].append(floor_seconds)
 
-    print(f"CPU per request, no-op model, {CALLERS} callers, best of {options.rounds} rounds")
+    print(f"CPU per request, no-op model, {CALLERS} callers, medians of {options.rounds} rounds")
     print(f"{'':26}{'plain':>10}{'ratio':>22}{'fail_after':>14}{'ratio':>22}")
     for name in floors | batchers:
         cells = ""
         for deadline in (False, True):
-            spent = best[name, deadline]
-            first, *others = (spent / best[other, deadline] for other in floors)
-            ratios = f"{first:.2f}x ({', '.join(f'{ratio:.2f}' for ratio in others)})"
-            cells += f"{spent * 1e6:>{14 if deadline else 10}.1f}{ratios:>22}"
+            cells += (
+                f"{statistics.median(spent[name, deadline]) * 1e6:>{14 if deadline else 10}.1f}"
+            )
+            medians = [
+                statistics.median(column) for column in zip(*ratios[name, deadline], strict=True)
+            ]
+            first, *others = (f"{ratio:.2f}" for ratio in medians or [1.0])
+            shown = f"{first}x ({', '.join(others)})" if others else ""
+            cells += f"{shown:>22}"
         print(f"{name:26}{cells}")
     print("mean batch:", "; ".join(f"{name}: {mean:.1f}" for name, mean in seen.items()))
 
