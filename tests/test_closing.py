@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import threading
 
@@ -295,10 +296,10 @@ async def test_the_switch_interval_is_put_back_when_the_last_batcher_closes():
     async with open_batcher(TimedModel()):
         assert sys.getswitchinterval() == before
     async with open_batcher(lambda items: items):
-        assert sys.getswitchinterval() == pytest.approx(2e-5)
+        assert sys.getswitchinterval() == pytest.approx(1e-6)
         async with open_batcher(lambda items: items):
             pass
-        assert sys.getswitchinterval() == pytest.approx(2e-5)
+        assert sys.getswitchinterval() == pytest.approx(1e-6)
     assert sys.getswitchinterval() == before
 
 
@@ -315,3 +316,24 @@ async def test_a_switch_interval_set_by_somebody_else_is_left_alone():
         assert sys.getswitchinterval() == pytest.approx(1e-6)
     finally:
         sys.setswitchinterval(before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="timer slack is Linux's")
+async def test_a_workers_timer_slack_is_put_back_after_its_burst():
+    """A thread goes back to trio's pool as it came."""
+    libc = ctypes.PyDLL(None)
+    slack = {}
+
+    def model(items: list[int]) -> list[int]:
+        slack[threading.get_ident()] = libc.prctl(30, 0)
+        return items
+
+    def usual() -> tuple[int, int]:
+        return threading.get_ident(), libc.prctl(30, 0)
+
+    thread, before = await trio.to_thread.run_sync(usual)
+    async with open_batcher(model) as batcher:
+        await batcher.infer(1)
+    assert slack == {thread: 1}
+    assert before > 1
+    assert await trio.to_thread.run_sync(usual) == (thread, before)

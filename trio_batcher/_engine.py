@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, assert_never
 from ._device import Device, Fleet
 from ._errors import BatcherError, DeadlineUnreachable
 from ._hosts import ki_protected
+from ._interpreter import prompt_waking
 from ._outcomes import Group, Outcomes, closing_error, overload_error
 from ._policy import Decision, Dispatch, Idle, Limits, WaitUntil, decide
 from ._queue import Request, RequestQueue
@@ -212,11 +213,12 @@ class Engine(Generic[T]):
     # A burst, in a worker thread or in a task
 
     def _work(self, device: Device[T]) -> None:
-        while batch := self._take(device):
-            outcomes = device.run([request.item for request in batch])
-            self._host.post(self._deliver, device, batch, outcomes, device.measurements())
-            if self._token_wanted(device):
-                return
+        with prompt_waking():
+            while batch := self._take(device):
+                outcomes = device.run([request.item for request in batch])
+                self._host.post(self._deliver, device, batch, outcomes, device.measurements())
+                if self._token_wanted(device):
+                    return
 
     async def _work_async(self, device: Device[T]) -> None:
         await self._limiter.acquire_on_behalf_of(device)
