@@ -5,7 +5,7 @@ and starts to count anew each time the lock changes hands. An event loop under l
 of it for microseconds at every system call, so that with the default a worker whose model
 has just finished can wait for many batches' time before it may take the next.
 
-So while a batcher with a worker thread is open the interval is as short as it can be. And
+So while a batcher with a worker thread is open the interval is some microseconds. And
 since a wait of microseconds takes at least as long as the thread's timer slack, which on
 Linux is 50 µs by default, a worker does without that slack. `make bench-duty` shows what
 this is worth. The price is paid where both sides have much Python to run: they take turns
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 __all__ = ["SWITCH_INTERVAL", "prompt_switching", "prompt_waking"]
 
-# Seconds; the shortest that CPython knows.
-SWITCH_INTERVAL = 1e-6
+# Seconds.
+SWITCH_INTERVAL = 5e-6
 # From <linux/prctl.h>.
 _PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK = 29, 30
-# Nanoseconds; 0 would mean the default.
-_TIMER_SLACK = 1
+# Nanoseconds.
+_TIMER_SLACK = 1_000
 
 
 def _find_prctl() -> Callable[[int, int], int] | None:
@@ -82,7 +82,7 @@ _switch_interval = _SwitchInterval()
 def prompt_waking() -> Iterator[None]:
     """Let the calling thread's timed waits end on time inside the block.
 
-    On Linux its timer slack (see prctl(2)) is 1 ns inside, and what it was afterwards.
+    On Linux its timer slack (see prctl(2)) is 1 µs inside, and what it was afterwards.
     Elsewhere nothing happens.
     """
     if _prctl is None:
@@ -98,7 +98,7 @@ def prompt_waking() -> Iterator[None]:
 
 @contextmanager
 def prompt_switching() -> Iterator[None]:
-    """Keep the interpreter's switch interval as short as it can be inside the block.
+    """Keep the interpreter's switch interval at 5 µs or less inside the block.
 
     Blocks may overlap, in any thread; the interval is put back when the last one ends,
     unless it was set to something else in the meantime.
