@@ -118,7 +118,7 @@ class Device(Generic[T]):
         # Not only Exception: a model that calls sys.exit() on one input must not take
         # everybody else's answers along.
         except BaseException as exc:  # noqa: BLE001, ASYNC103
-            return self._raised(exc, started)
+            return self._raised(exc, started)  # noqa: ASYNC104
         return self._returned(results, size, started)
 
     async def _attempt_async(self, inputs: list[T]) -> Attempt:
