@@ -296,10 +296,10 @@ async def test_the_switch_interval_is_put_back_when_the_last_batcher_closes():
     async with open_batcher(TimedModel()):
         assert sys.getswitchinterval() == before
     async with open_batcher(lambda items: items):
-        assert sys.getswitchinterval() == pytest.approx(5e-6)
+        assert sys.getswitchinterval() == pytest.approx(2e-5)
         async with open_batcher(lambda items: items):
             pass
-        assert sys.getswitchinterval() == pytest.approx(5e-6)
+        assert sys.getswitchinterval() == pytest.approx(2e-5)
     assert sys.getswitchinterval() == before
 
 

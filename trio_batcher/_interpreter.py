@@ -5,7 +5,7 @@ and starts to count anew each time the lock changes hands. An event loop under l
 of it for microseconds at every system call, so that with the default a worker whose model
 has just finished can wait for many batches' time before it may take the next.
 
-So while a batcher with a worker thread is open the interval is some microseconds. And
+So while a batcher with a worker thread is open the interval is 20 µs. And
 since a wait of microseconds takes at least as long as the thread's timer slack, which on
 Linux is 50 µs by default, a worker does without that slack. `make bench-duty` shows what
 this is worth. The price is paid where both sides have much Python to run: they take turns
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["SWITCH_INTERVAL", "prompt_switching", "prompt_waking"]
 
 # Seconds.
-SWITCH_INTERVAL = 5e-6
+SWITCH_INTERVAL = 2e-5
 # From <linux/prctl.h>.
 _PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK = 29, 30
 # Nanoseconds.
@@ -98,7 +98,7 @@ def prompt_waking() -> Iterator[None]:
 
 @contextmanager
 def prompt_switching() -> Iterator[None]:
-    """Keep the interpreter's switch interval at 5 µs or less inside the block.
+    """Keep the interpreter's switch interval at 20 µs or less inside the block.
 
     Blocks may overlap, in any thread; the interval is put back when the last one ends,
     unless it was set to something else in the meantime.

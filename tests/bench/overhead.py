@@ -1,19 +1,21 @@
 """CPU per request with a model that does nothing, against a bare channel and park.
 
 256 callers in a closed loop, batches of 64. CPU time is that of the whole process, so a
-worker thread's share is in it. Three floors, none of which cancels, bounds or orders
+worker thread's share is in it. Four floors, none of which cancels, bounds or orders
 anything:
 
 - *channel and park*: the ordinary way. Each caller does one `send_nowait` and parks; one
   task does `await receive()` for each request and reschedules a batch's callers.
-- *leanest*: the same, but the task empties the channel with `receive_nowait` and goes
+- *and a thread call*: the same, and the task calls the model in a worker thread for each
+  batch, as whoever has a blocking model must.
+- *leanest*: the first, but the task empties the channel with `receive_nowait` and goes
   through the event loop once a batch.
 - *leanest, deadline read*: and each caller asks trio for its effective deadline, the one
   thing without which a deadline cannot be kept. It is half of what a batcher adds.
 
-The ratio is to the first, in brackets to the other two. As the speed of a shared machine
-changes within seconds, each measurement is divided by measurements of the floors made just
-before it, and the median of these ratios is given.
+The ratio is to the first, in brackets to the others, in this order. As the speed of a
+shared machine changes within seconds, each measurement is divided by measurements of the
+floors made just before it, and the median of these ratios is given.
 
     python -m tests.bench.overhead [--rounds 15] [--requests 20]
 """
@@ -53,7 +55,7 @@ class _Bare:
         self.task = task
 
 
-def floor(*, lean: bool, deadline: bool) -> Run:
+def floor(*, lean: bool = False, deadline: bool = False, thread: bool = False) -> Run:
     """Return a run of clients against a memory channel and a park, and nothing else."""
 
     async def run(client: Client) -> float:
@@ -71,7 +73,10 @@ def floor(*, lean: bool, deadline: bool) -> Run:
 
         async def one_by_one() -> None:
             while True:
-                deliver([await receive.receive() for _ in range(BATCH)])
+                batch = [await receive.receive() for _ in range(BATCH)]
+                if thread:
+                    await trio.to_thread.run_sync(blocking, [request.item for request in batch])
+                deliver(batch)
 
         async def all_there_are() -> None:
             while True:
@@ -152,8 +157,9 @@ def main() -> None:
 
     seen: dict[str, float] = {}
     floors = {
-        "floor: channel and park": floor(lean=False, deadline=False),
-        "  leanest": floor(lean=True, deadline=False),
+        "floor: channel and park": floor(),
+        "  and a thread call": floor(thread=True),
+        "  leanest": floor(lean=True),
         "  leanest, deadline read": floor(lean=True, deadline=True),
     }
     # A window makes every batch full: the callers that are left always fill one.
@@ -177,7 +183,7 @@ def main() -> None:
                     spent[floor_name, deadline].append(floor_seconds)
 
     print(f"CPU per request, no-op model, {CALLERS} callers, medians of {options.rounds} rounds")
-    print(f"{'':26}{'plain':>10}{'ratio':>22}{'fail_after':>14}{'ratio':>22}")
+    print(f"{'':26}{'plain':>10}{'ratio':>26}{'fail_after':>14}{'ratio':>26}")
     for name in floors | batchers:
         cells = ""
         for deadline in (False, True):
@@ -189,7 +195,7 @@ def main() -> None:
             ]
             first, *others = (f"{ratio:.2f}" for ratio in medians or [1.0])
             shown = f"{first}x ({', '.join(others)})" if others else ""
-            cells += f"{shown:>22}"
+            cells += f"{shown:>26}"
         print(f"{name:26}{cells}")
     print("mean batch:", "; ".join(f"{name}: {mean:.1f}" for name, mean in seen.items()))
 
