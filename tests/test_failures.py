@@ -11,7 +11,7 @@ import trio
 
 from trio_batcher import BatcherClosed, BatcherCrashed, ModelError, ResultCountError, open_batcher
 
-from .models import TimedModel
+from .models import GatedModel, TimedModel
 
 pytestmark = pytest.mark.trio
 
@@ -242,6 +242,32 @@ async def test_a_fault_in_delivery_does_not_end_the_event_loop(monkeypatch):
         async with open_batcher(lambda items: items) as batcher:
             outcomes = await outcomes_of(batcher, range(3))
             assert all(error.__cause__ is fault for error in outcomes.values())
+
+
+async def test_a_fault_in_delivery_while_the_block_is_left_by_an_exception(monkeypatch):
+    """The event loop lives on, nobody hangs, and the body's exception leaves as it is."""
+
+    def broken(self, batch, outcomes):
+        raise RuntimeError
+
+    monkeypatch.setattr("trio_batcher._outcomes.Outcomes.deliver", broken)
+    model = GatedModel()
+    outcomes = {}
+    async with trio.open_nursery() as nursery:
+
+        async def caller():
+            try:
+                await batcher.infer(1)
+            except BatcherCrashed as error:
+                outcomes[1] = error
+
+        with pytest.raises(KeyError):
+            async with open_batcher(model) as batcher:
+                nursery.start_soon(caller)
+                await model.started()
+                model.open()
+                raise KeyError
+    assert isinstance(outcomes[1].__cause__, RuntimeError)
 
 
 async def test_the_blocks_own_exception_wins_over_a_crash(monkeypatch):

@@ -65,8 +65,7 @@ class Engine(Generic[T]):
         self._queue: RequestQueue[T] = RequestQueue()
         self._free = list(devices)
         self._doorbell = host.doorbell()
-        # A new request wakes the gather task if the queue is this long, or its deadline
-        # this near.
+        # A new request wakes the gather task if the queue is so long, or its deadline so near.
         self._ring_at: float = _NEVER
         self._ring_before = -_NEVER
         self._scope = host.shield()
@@ -75,7 +74,6 @@ class Engine(Generic[T]):
         self.failure: BaseException | None = None
         self.failed = host.event()
         self.ended = host.event()
-
         self.outcomes: Outcomes[T] = Outcomes(host, self._discard)
         self._batch_sizes: Counter[int] = Counter()
 
@@ -158,12 +156,11 @@ class Engine(Generic[T]):
 
     def _start_bursts(self, nursery: Nursery) -> float:
         """Start what can be started; return until when to sleep unless the doorbell rings."""
-        limits = self._limits
         while self._free:
             device = self._free[-1]
             # A burst takes its batch once it runs, so what those on their way will take
             # is still in the queue. Another device is worth starting for the rest only.
-            spoken_for = limits.max_batch_size * self._fleet.starting()
+            spoken_for = self._limits.max_batch_size * self._fleet.starting()
             if spoken_for and self._queue.size <= spoken_for:
                 self._ring_at = spoken_for + 1
                 return _NEVER
@@ -178,7 +175,7 @@ class Engine(Generic[T]):
                     self._ring_at = 1
                     return _NEVER
                 case WaitUntil(time=time):
-                    self._ring_at = limits.max_batch_size
+                    self._ring_at = self._limits.max_batch_size
                     self._ring_before = earliest
                     return time
                 case Dispatch():
@@ -283,15 +280,15 @@ class Engine(Generic[T]):
         outcomes: Sequence[Any],
         measured: list[tuple[int, float, float]],
     ) -> None:
-        # An exception that leaves a posted function would end the whole event loop.
-        with self._faults_kept():
+        try:
             self.outcomes.deliver(batch, outcomes)
             # Not by the worker: it should be starting the next batch by now.
             with self._lock:
                 device.learn(measured)
                 self._fleet.changed = True
-            return
-        self._turn_away(batch)
+        except Exception as exc:  # noqa: BLE001  leaving here, it would end the event loop
+            self._crash(exc)
+            self._turn_away(batch)
 
     def _refuse_hopeless(self, requests: Sequence[Request[T]], now: float) -> None:
         self.outcomes.reject(requests, lambda request: DeadlineUnreachable(request.deadline - now))
@@ -314,20 +311,23 @@ class Engine(Generic[T]):
 
     @contextmanager
     def _faults_kept(self) -> Iterator[None]:
-        """Keep an error of our own until the block is left, and turn everybody away until then.
+        """Keep an error of our own: the nursery that it would crash is in the host's code.
 
-        It must not crash the nursery while the block runs, which is the host's code. Only
-        `abort` cancels anything in here, so until then no exception is a cancellation.
+        Only `abort` cancels anything in here, so until then no exception is a cancellation.
         """
         try:
             yield
         except BaseException as exc:  # noqa: ASYNC103
             if self._aborted:
                 raise
-            self.failure = self.failure or exc
-            self._empty()
-            self.failed.set()
-            self._ring()
+            self._crash(exc)
+
+    def _crash(self, error: BaseException) -> None:
+        """Turn everybody away from now on; the error is raised when the block is left."""
+        self.failure = self.failure or error
+        self._empty()
+        self.failed.set()
+        self._ring()
 
     def _empty(self) -> None:
         self._closing = True
