@@ -47,7 +47,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/python -m flake8 --select ASYNC1,ASYNC2 --extend-ignore ASYNC114,ASYNC124 trio_batcher tests examples docs
 	$(BIN)/mypy
-	$(BIN)/pyright --pythonpath $(BIN)/python --verifytypes trio_batcher --ignoreexternal
+	PYTHONPATH=. $(BIN)/pyright --pythonpath $(BIN)/python --verifytypes trio_batcher --ignoreexternal
 
 docs: setup
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
