@@ -100,21 +100,30 @@ def model_for(record: Record, callers: dict[int, Caller], fixed: float, per_item
 async def call(caller: Caller, batcher) -> None:
     await trio.sleep(caller.arrives)
     start = trio.current_time()
-    with trio.CancelScope(deadline=start + caller.leaves) as scope, trio.CancelScope() as inner:
-        inner.deadline = start + caller.deadline
-        try:
-            if caller.many:
-                outcome = await batcher.infer_many(caller.items)
-            else:
-                outcome = await batcher.infer(caller.items[0])
-        except Exception as exc:
-            outcome = exc
-        assert caller.outcome is None, "two outcomes"
-        caller.outcome, caller.at = outcome, trio.current_time()
-    if scope.cancelled_caught or inner.cancelled_caught:
-        assert caller.outcome is None, "two outcomes"
-        caller.outcome, caller.at = trio.Cancelled, trio.current_time()
-        assert caller.at == start + min(caller.leaves, caller.deadline), "cancelled late"
+    leaving = trio.CancelScope()
+
+    # Unannounced, unlike the deadline: the policy cannot see it come.
+    async def leave() -> None:
+        await trio.sleep(caller.leaves)
+        leaving.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(leave)
+        with leaving, trio.CancelScope(deadline=start + caller.deadline) as due:
+            try:
+                if caller.many:
+                    outcome = await batcher.infer_many(caller.items)
+                else:
+                    outcome = await batcher.infer(caller.items[0])
+            except Exception as exc:
+                outcome = exc
+            assert caller.outcome is None, "two outcomes"
+            caller.outcome, caller.at = outcome, trio.current_time()
+        if leaving.cancelled_caught or due.cancelled_caught:
+            assert caller.outcome is None, "two outcomes"
+            caller.outcome, caller.at = trio.Cancelled, trio.current_time()
+            assert caller.at == start + min(caller.leaves, caller.deadline), "cancelled late"
+        nursery.cancel_scope.cancel()
 
 
 class LeaveError(Exception):
@@ -151,7 +160,9 @@ async def run(scenario: dict) -> None:
                 except LeaveError:
                     assert scenario["closing"] == "exception"
             # The nursery has the callers and nothing of the batcher's.
-            assert trio.lowlevel.current_statistics().tasks_living <= tasks_before + len(callers)
+            assert trio.lowlevel.current_statistics().tasks_living <= tasks_before + 2 * len(
+                callers
+            )
             assert record.at_once == 0, "the model outlived the block"
             runs = len(record.first_runs)
     assert not patience.cancelled_caught, "somebody hangs"
@@ -197,7 +208,7 @@ def check_outcomes(scenario: dict, record: Record) -> None:
             case ResultCountError():
                 assert MISCOUNTS in mates
             case DeadlineUnreachable():
-                deadline = caller.arrives + min(caller.deadline, caller.leaves)
+                deadline = caller.arrives + caller.deadline
                 assert caller.at < deadline, "told too late"
                 # Behind a batch that has just begun it could be no sooner than this.
                 assert deadline < caller.at + longest + alone, "not hopeless at all"

@@ -298,7 +298,7 @@ async def _open(
     devices: list[Device[T]] = [Device(source, host.now) for source in sources]
     uses_threads = not all(device.is_async for device in devices)
     with prompt_switching() if uses_threads else nullcontext():
-        capacity = limiter or host.limiter(len(devices))
+        capacity = host.limiter(len(devices)) if limiter is None else limiter
         async with loaded(host, devices, capacity):
             await warm_up(host, devices, capacity, warmup, limits.max_batch_size)
             # Cancelled while a constructor was running: the block is not entered.

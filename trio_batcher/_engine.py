@@ -60,7 +60,7 @@ class Engine(Generic[T]):
         self.max_queue_size = max_queue_size
         # A limiter of our own has a token for each device: nobody waits for one.
         self._is_shared = limiter is not None
-        self._limiter = limiter or host.limiter(len(devices))
+        self._limiter = host.limiter(len(devices)) if limiter is None else limiter
         self._lock = threading.Lock()
         self._queue: RequestQueue[T] = RequestQueue()
         self._free = list(devices)
