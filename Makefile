@@ -6,7 +6,8 @@ ARGS ?=
 export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-demo demo test lint docs bench bench-overhead bench-duty bench-latency bench-queue clean
+.PHONY: help setup setup-demo demo test lint docs bench bench-overhead bench-duty bench-latency bench-queue \
+	bench-decision bench-goodput bench-promises clean
 
 help:
 	@echo "make demo         set up, measure the search app one at a time and batched, then serve it"
@@ -14,7 +15,7 @@ help:
 	@echo "make test         set up and run the tests, coverage of the pure rooms included"
 	@echo "make lint         ruff, flake8-async, mypy and pyright"
 	@echo "make docs         build the documentation into docs/_build/html"
-	@echo "make bench        all benchmarks: bench-overhead, bench-duty, bench-latency, bench-queue"
+	@echo "make bench        all benchmarks: bench-overhead, -duty, -latency, -queue, -decision, -goodput, -promises"
 
 # pip is upgraded first: --group needs 25.1.
 $(VENV)/.pip:
@@ -53,7 +54,7 @@ docs: setup
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-bench: bench-overhead bench-duty bench-latency bench-queue
+bench: bench-overhead bench-duty bench-latency bench-queue bench-decision bench-goodput bench-promises
 
 bench-overhead: setup
 	$(BIN)/python -m tests.bench.overhead $(ARGS)
@@ -66,6 +67,15 @@ bench-latency: setup
 
 bench-queue: setup
 	$(BIN)/python -m tests.bench.queue $(ARGS)
+
+bench-decision: setup
+	$(BIN)/python -m tests.bench.decision $(ARGS)
+
+bench-goodput: setup
+	$(BIN)/python -m tests.bench.goodput $(ARGS)
+
+bench-promises: setup
+	$(BIN)/python -m tests.bench.promises $(ARGS)
 
 clean:
 	rm -rf $(VENV) .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache docs/_build

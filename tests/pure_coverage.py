@@ -10,7 +10,19 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-ROOMS = ["queue", "latency", "policy", "bisection", "errors", "statistics"]
+ROOMS = [
+    "lane",
+    "queue",
+    "padding",
+    "delivery",
+    "latency",
+    "selection",
+    "policy",
+    "arguments",
+    "bisection",
+    "errors",
+    "statistics",
+]
 
 
 def main() -> int:

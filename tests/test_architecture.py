@@ -19,13 +19,26 @@ FLOORS = [
     {"_batcher"},
     {"_engine", "_lifecycle"},
     {"_device", "_outcomes"},
-    {"_bisection", "_hosts", "_interpreter", "_model", "_policy", "_statistics"},
+    {"_arguments", "_bisection", "_hosts", "_interpreter", "_model", "_policy", "_statistics"},
+    {"_selection"},
     {"_latency", "_queue"},
-    {"_errors"},
+    {"_delivery", "_errors", "_lane", "_padding"},
 ]
 FLOOR_OF = {room: depth for depth, rooms in enumerate(FLOORS) for room in rooms}
 
-PURE = {"_bisection", "_errors", "_latency", "_policy", "_queue", "_statistics"}
+PURE = {
+    "_arguments",
+    "_bisection",
+    "_delivery",
+    "_errors",
+    "_lane",
+    "_latency",
+    "_padding",
+    "_policy",
+    "_queue",
+    "_selection",
+    "_statistics",
+}
 # What a pure room may import: nothing that knows the time, waits, or touches the world.
 HARMLESS = {
     "__future__",
@@ -36,8 +49,13 @@ HARMLESS = {
     "copy",
     "dataclasses",
     "functools",
+    "heapq",
     "inspect",
+    "itertools",
     "math",
+    "numbers",
+    "operator",
+    "statistics",
     "typing",
 }
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+from fractions import Fraction
+from itertools import pairwise
 
 import pytest
+from hypothesis import given, strategies as st
 
 from trio_batcher import Batcher, InferenceModel, open_batcher
+from trio_batcher._arguments import check_limits, checked_weight
 
 
 @pytest.mark.parametrize(
@@ -36,6 +40,74 @@ def test_a_wrong_argument_is_named_at_once(arguments, error, story):
     """Before anything is opened, with parameter and value."""
     with pytest.raises(error, match=story):
         open_batcher(**{"model": print, **arguments})
+
+
+@pytest.mark.parametrize(
+    "arguments", [(1, 0, 1, None), (32, 0.5, math.inf, None), (10**6, Fraction(1, 3), 1e6, None)]
+)
+def test_what_can_be_is_not_complained_about(arguments):
+    """The least and the most of everything, and any kind of number."""
+    check_limits(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("weight", "error", "story"),
+    [
+        (0, ValueError, "weight must be from 1e-09 to 1000000000.0, not 0"),
+        (-1.0, ValueError, "weight must be .* not -1.0"),
+        (1e-10, ValueError, "weight must be .* not 1e-10"),
+        (1.1e9, ValueError, "weight must be .* not 1100000000.0"),
+        (math.inf, ValueError, "weight must be .* not inf"),
+        (math.nan, ValueError, "weight must be .* not nan"),
+        ("4", TypeError, "weight must be a number .* not '4'"),
+        (None, TypeError, "weight must be a number .* not None"),
+        (True, TypeError, "weight must be a number .* not True"),
+    ],
+)
+def test_a_wrong_weight_is_named_at_once(weight, error, story):
+    """Neither so light nor so heavy that a float could not hold what it is compared with."""
+    with pytest.raises(error, match=story):
+        checked_weight(weight)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("weight", [0.0, "4"])
+@pytest.mark.parametrize(
+    "call", [lambda b, w: b.infer(1, weight=w), lambda b, w: b.infer_many([1], weight=w)]
+)
+async def test_a_wrong_weight_reaches_no_queue(call, weight):
+    """Whoever asks hears of it, and nothing has been submitted."""
+    async with open_batcher(lambda inputs: inputs) as batcher:
+        with pytest.raises((TypeError, ValueError), match="weight must be"):
+            await call(batcher, weight)
+        assert batcher.statistics().submitted == 0
+        assert await batcher.infer_many([1, 2], weight=4) == [1, 2]
+        assert await batcher.infer(3, weight=0.5) == 3
+
+
+@given(st.floats(1e-9, 1e9))
+def test_a_weight_is_hardly_changed_by_rounding(weight):
+    """By a sixteenth at most; and what was rounded stays as it is."""
+    rounded = checked_weight(weight)
+    assert type(rounded) is float
+    assert rounded == pytest.approx(weight, rel=1 / 16)
+    assert checked_weight(min(max(rounded, 1e-9), 1e9)) == pytest.approx(rounded, rel=1e-3)
+
+
+@given(st.lists(st.floats(1e-9, 1e9), min_size=2))
+def test_a_heavier_weight_stays_the_heavier_one(weights):
+    """Or becomes equal to one that is nearly as heavy."""
+    rounded = [checked_weight(weight) for weight in sorted(weights)]
+    assert all(lighter <= heavier for lighter, heavier in pairwise(rounded))
+
+
+def test_there_are_eight_weights_to_a_doubling():
+    """Whole numbers up to sixteen and powers of two are exact; thousands become a handful."""
+    assert [checked_weight(n) for n in range(1, 17)] == list(range(1, 17))
+    assert all(checked_weight(2.0**n) == 2.0**n for n in range(-29, 30))
+    assert checked_weight(Fraction(1, 4)) == 0.25
+    assert len({checked_weight(1.0 + n / 1000) for n in range(1001)}) == 9
+    assert len({checked_weight(10.0 ** (n / 500)) for n in range(-4500, 4501)}) <= 500
 
 
 def test_a_model_that_cannot_be_is_told_why():

@@ -49,11 +49,11 @@ async def test_a_batch_is_composed_when_it_starts_and_not_before():
 
         nursery.start_soon(caller, 0, math.inf)
         await model.started()
-        for item, seconds in [(1, math.inf), (2, math.inf), (3, 60.0), (4, 50.0)]:
+        for item, seconds in [(1, 80.0), (2, 70.0), (3, 60.0), (4, 50.0)]:
             nursery.start_soon(caller, item, seconds)
             await wait_all_tasks_blocked()
         model.open(3)
-    assert model.batches == [[0], [4, 3], [1, 2]]
+    assert model.batches == [[0], [4, 3], [2, 1]]
 
 
 async def test_max_delay_counts_from_the_oldest_waiting_request(autojump_clock):
@@ -297,11 +297,13 @@ async def test_an_async_model_runs_under_the_limiter_too(autojump_clock):
 
 
 async def test_warmup_runs_growing_batches_before_the_block(autojump_clock):
-    """Sizes 1, 2, 4, … and the maximum, each twice, with inputs repeated; not counted."""
+    """Sizes 1, 2, 3, 5, … and the maximum, each twice, with inputs repeated; not counted."""
     model = TimedModel()
     async with open_batcher(model, max_batch_size=6, warmup=[1, 2, 3]) as batcher:
         assert model.batches == [
-            batch for batch in ([1], [1, 2], [1, 2, 3, 1], [1, 2, 3, 1, 2, 3]) for _ in range(2)
+            batch
+            for batch in ([1], [1, 2], [1, 2, 3], [1, 2, 3, 1, 2], [1, 2, 3, 1, 2, 3])
+            for _ in range(2)
         ]
         statistics = batcher.statistics()
         assert (statistics.batches, statistics.busy) == (0, (0.0,))

@@ -26,7 +26,7 @@ async def test_the_nearest_deadline_goes_first(autojump_clock):
 
         nursery.start_soon(caller, 0, math.inf)
         await wait_all_tasks_blocked()
-        for item, seconds in [(1, math.inf), (2, 3.0), (3, 1.0), (4, 2.0), (5, math.inf)]:
+        for item, seconds in [(1, math.inf), (2, 0.1), (3, 0.06), (4, 0.08), (5, math.inf)]:
             nursery.start_soon(caller, item, seconds)
             await wait_all_tasks_blocked()
     assert model.executed == [0, 3, 4, 2, 1, 5]

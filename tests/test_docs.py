@@ -1,14 +1,16 @@
-"""The documentation is true: its programs run, its drawing and its reference are up to date."""
+"""The documentation is true: its programs run, its drawings and its reference are up to date."""
 
 from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 import runpy
 import types
 from functools import partial
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 import trio
@@ -124,6 +126,52 @@ def test_the_drawing_is_what_its_script_draws():
     script = DOCS / "diagrams" / "request.py"
     drawn = runpy.run_path(str(script), run_name="request")["draw"]()
     assert script.with_suffix(".svg").read_text(encoding="utf-8") == drawn
+
+
+@pytest.fixture(scope="module")
+def plots():
+    """The script's names, and the data that it draws."""
+    script = DOCS / "diagrams" / "goodput.py"
+    names = runpy.run_path(str(script), run_name="goodput")
+    return names, json.loads(script.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def test_the_plots_are_what_their_script_draws(plots):
+    """Of the data beside it: python docs/diagrams/goodput.py."""
+    names, data = plots
+    drawn = names["draw"](data)
+    assert sorted(drawn) == ["batches", "goodput", "latency"]
+    for name, picture in drawn.items():
+        assert (DOCS / "diagrams" / f"{name}.svg").read_text(encoding="utf-8") == picture
+        root = ET.fromstring(picture)  # noqa: S314  our own
+        assert root.get("role") == "img"
+        title, description = (root.find(f"{{*}}{tag}") for tag in ("title", "desc"))
+        assert root.get("aria-labelledby") == f"{title.get('id')} {description.get('id')}"
+
+
+def test_no_two_labels_of_a_plot_meet(plots):
+    """Whatever the data: lines that end together have labels below each other, in order."""
+    spread, gap = (plots[0][name] for name in ("spread", "GAP"))
+    assert spread([50, 150], 0, 200) == [50, 150]
+    assert spread([100, 100], 0, 200) == [100 - gap / 2, 100 + gap / 2]
+    assert spread([0, 0, 0], 0, 200) == [0, gap, 2 * gap]
+    assert spread([10, 199, 200], 0, 200) == [10, 200 - gap, 200]
+
+
+def test_the_titles_of_the_plots_are_true(plots):
+    """Each says in a sentence what its lines show; the data may be measured anew."""
+    data = plots[1]
+    policies = set(plots[0]["LOOKS"]) - {"library"}
+    collapsed = {name for cell in data["cells"].values() for name in policies if cell[name] < 50}
+    assert min(cell["library"] for cell in data["cells"].values()) > 95
+    assert len(collapsed) > len(policies) / 2
+    for start in ("10+1 ms x32 | 60 ms | poisson", "10+1 ms x32 | 100 ms | poisson"):
+        sizes = [data["cells"][f"{start} | {load}"]["mean_batch"] for load in (0.6, 0.9, 1.2, 2.0)]
+        assert sizes == sorted(sizes)
+        assert sizes[-1] <= data["most"]
+    latency = data["latency"]
+    assert 0.95 < latency["on_time"]["library"][-1] / latency["optimum"] <= 1
+    assert latency["on_time"]["greedy"][-1] < latency["late"]["greedy"]
 
 
 def test_every_public_name_is_in_the_reference():

@@ -50,6 +50,7 @@ class Caller:
     arrives: float
     deadline: float
     leaves: float
+    weight: float
     outcome: object = None
     at: float = math.inf
 
@@ -112,9 +113,9 @@ async def call(caller: Caller, batcher) -> None:
         with leaving, trio.CancelScope(deadline=start + caller.deadline) as due:
             try:
                 if caller.many:
-                    outcome = await batcher.infer_many(caller.items)
+                    outcome = await batcher.infer_many(caller.items, weight=caller.weight)
                 else:
-                    outcome = await batcher.infer(caller.items[0])
+                    outcome = await batcher.infer(caller.items[0], weight=caller.weight)
             except Exception as exc:
                 outcome = exc
             assert caller.outcome is None, "two outcomes"
@@ -210,8 +211,9 @@ def check_outcomes(scenario: dict, record: Record) -> None:
             case DeadlineUnreachable():
                 deadline = caller.arrives + caller.deadline
                 assert caller.at < deadline, "told too late"
-                # Behind a batch that has just begun it could be no sooner than this.
-                assert deadline < caller.at + longest + alone, "not hopeless at all"
+                # Behind a batch that has just begun it could be no sooner than this, and the
+                # promise is for 99 of 100 batches: after two of them an eighth is kept for noise.
+                assert deadline < caller.at + longest + 1.125 * alone, "not hopeless at all"
             case Overloaded():
                 assert 0 <= outcome.retry_after < math.inf
             case BatcherClosed():
@@ -256,6 +258,7 @@ def check_statistics(callers: list[Caller], record: Record, seen) -> None:
 # Times on a grid, so that things often happen at the same instant.
 times = st.integers(0, 40).map(lambda n: n / 200)
 patience = st.one_of(st.just(math.inf), st.integers(0, 40).map(lambda n: n / 250))
+weights = st.sampled_from([1.0, 1.0, 4.0, 0.3])
 kinds = st.sampled_from([GOOD] * 8 + [RAISES, RAISES, RETURNS_ERROR, MISCOUNTS])
 
 
@@ -271,7 +274,14 @@ def scenarios(draw) -> dict:
         items = [Item(number + i, draw(kinds)) for i in range(count)]
         number += count
         callers.append(
-            Caller(items, size > 0, draw(times), deadline=draw(patience), leaves=draw(patience))
+            Caller(
+                items,
+                size > 0,
+                draw(times),
+                deadline=draw(patience),
+                leaves=draw(patience),
+                weight=draw(weights),
+            )
         )
     return {
         "callers": callers,

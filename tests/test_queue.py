@@ -1,9 +1,10 @@
-"""The request queue, against a sorted list that does the same the slow way."""
+"""The request queue, against a list that does the same the slow way."""
 
 from __future__ import annotations
 
 import math
-from operator import itemgetter
+from itertools import chain, groupby
+from operator import attrgetter
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -17,56 +18,68 @@ from hypothesis.stateful import (
     rule,
 )
 
-from trio_batcher import _queue
+from trio_batcher import _lane, _queue
 from trio_batcher._queue import Request, RequestQueue
 
 # Few values, so that many are equal, and order among equals matters.
 deadlines = st.one_of(
     st.integers(0, 8).map(float), st.just(math.inf), st.floats(-1e3, 1e3, allow_nan=False)
 )
+weights = st.sampled_from([1.0, 1.0, 4.0, 0.25, 1e-9, 1e9])
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Chunks and litter so small that a few requests make chunks split and be swept."""
-    monkeypatch.setattr(_queue, "_CHUNK", 4)
-    monkeypatch.setattr(_queue, "_LITTER", 2)
+    monkeypatch.setattr(_lane, "_LITTER", 2)
+    monkeypatch.setattr(_lane, "_CHUNK", 4)
+    monkeypatch.setattr(_queue, "_LANES", 2)
 
 
-def request(deadline: float = math.inf, arrived: float = 0.0, item: object = None) -> Request:
-    return Request(item, deadline, arrived)
+def request(
+    deadline: float = math.inf, arrived: float = 0.0, item: object = None, weight: float = 1.0
+) -> Request:
+    return Request(item, deadline, arrived, weight)
 
 
 def filled(*deadlines: float) -> tuple[RequestQueue, list[Request]]:
-    """A queue and the requests put into it, arriving at 0.0, 1.0, 2.0, …"""
+    """A queue and the requests put into it, of two weights, arriving at 0.0, 1.0, 2.0, …"""
     queue = RequestQueue()
-    requests = [request(deadline, float(i), i) for i, deadline in enumerate(deadlines)]
+    requests = [
+        request(deadline, float(i), i, (1.0, 4.0)[i % 3 == 1])
+        for i, deadline in enumerate(deadlines)
+    ]
     for each in requests:
         queue.add(each)
     return queue, requests
 
 
+def lanes_of(queue: RequestQueue) -> list:
+    return [*queue.due.values(), *queue.undue.values()]
+
+
 def entries_held(queue: RequestQueue) -> int:
-    return sum(map(len, queue._chunks))
+    return sum(len(chunk) for lane in lanes_of(queue) for chunk in lane._chunks)
 
 
 def check_structure(queue: RequestQueue) -> None:
-    """What the queue says of itself at the top of its class."""
-    chunks = queue._chunks
-    held = [entry for chunk in chunks for entry in chunk]
-    assert held == sorted(held, key=itemgetter(0, 1))
-    assert len(chunks) == 1 or all(chunks)
-    assert all(len(chunk) <= _queue._CHUNK for chunk in chunks)
-    assert sum(not entry[2].waits for entry in held) == queue._litter
-    assert not held or held[0][2].waits
-    assert not queue._arrivals or queue._arrivals[0].waits
+    """Each lane holds what belongs there, and knows how much."""
+    for lanes, due in ((queue.due, True), (queue.undue, False)):
+        for weight, lane in lanes.items():
+            waiting = [entry[2] for entry in lane]
+            assert lane.weight == weight
+            assert lane.size == len(waiting)
+            assert all(each.lane is lane and each.weight == weight for each in waiting)
+            assert all((each.deadline < math.inf) == due for each in waiting)
+            assert not lane._chunks[0] or lane._chunks[0][0][2].lane is lane
+            assert all(len(chunk) <= _lane._CHUNK for chunk in lane._chunks)
+    assert queue.size == sum(lane.size for lane in lanes_of(queue))
 
 
 def check_memory(queue: RequestQueue) -> None:
     """What is kept is in proportion to what waits."""
-    assert entries_held(queue) <= 2 * queue.size + _queue._LITTER
-    assert len(queue._arrivals) <= 2 * queue.size + _queue._LITTER
-    assert len(queue._chunks) <= max(1, entries_held(queue))
+    litter = _lane._LITTER * len(lanes_of(queue))
+    assert entries_held(queue) <= 2 * queue.size + litter
 
 
 class QueueAgainstList(RuleBasedStateMachine):
@@ -74,14 +87,15 @@ class QueueAgainstList(RuleBasedStateMachine):
 
     requests = Bundle("requests")
 
-    @initialize(chunk=st.integers(2, 6), litter=st.integers(0, 4))
-    def begin(self, chunk, litter):
+    @initialize(chunk=st.integers(2, 6), litter=st.integers(0, 4), lanes=st.integers(1, 4))
+    def begin(self, chunk, litter, lanes):
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(_queue, "_CHUNK", chunk)
-        self.patch.setattr(_queue, "_LITTER", litter)
+        self.patch.setattr(_lane, "_CHUNK", chunk)
+        self.patch.setattr(_lane, "_LITTER", litter)
+        self.patch.setattr(_queue, "_LANES", lanes)
         self.queue = RequestQueue()
         self.waiting: list[Request] = []  # as they came
-        self.came = 0
+        self.all: list[Request] = []
         self.peak = 0
 
     def teardown(self):
@@ -90,25 +104,26 @@ class QueueAgainstList(RuleBasedStateMachine):
     def in_order(self) -> list[Request]:
         return sorted(self.waiting, key=lambda each: each.deadline)  # sorted() is stable
 
-    def put(self, deadline: float) -> Request:
-        new = request(deadline, float(self.came), self.came)
-        self.came += 1
+    def put(self, deadline: float, weight: float) -> Request:
+        came = len(self.all)
+        new = request(deadline, float(came), came, weight)
         self.queue.add(new)
+        self.all.append(new)
         self.waiting.append(new)
         self.peak = max(self.peak, len(self.waiting))
         return new
 
-    @rule(target=requests, deadline=deadlines)
-    def add(self, deadline):
-        return self.put(deadline)
+    @rule(target=requests, deadline=deadlines, weight=weights)
+    def add(self, deadline, weight):
+        return self.put(deadline, weight)
 
-    @rule(target=requests, many=st.lists(deadlines, max_size=12))
+    @rule(target=requests, many=st.lists(st.tuples(deadlines, weights), max_size=12))
     def add_some(self, many):
-        return multiple(*(self.put(deadline) for deadline in many))
+        return multiple(*(self.put(*each) for each in many))
 
-    @rule(target=requests, start=deadlines, step=st.sampled_from([-1.0, 0.0, 1.0]))
-    def add_a_run(self, start, step):
-        return multiple(*(self.put(start + i * step) for i in range(10)))
+    @rule(target=requests, start=deadlines, step=st.sampled_from([-1.0, 0.0, 1.0]), weight=weights)
+    def add_a_run(self, start, step, weight):
+        return multiple(*(self.put(start + i * step, weight) for i in range(10)))
 
     @rule(gone=requests)
     def discard(self, gone):
@@ -121,16 +136,19 @@ class QueueAgainstList(RuleBasedStateMachine):
     def discard_for_good(self, gone):
         self.discard(gone)
 
-    @rule(count=st.integers(0, 12), after=st.integers(0, 6))
-    def take(self, count, after):
-        batch = self.queue.first(count, after=after)
-        assert batch == self.in_order()[after : after + count]
+    @rule(count=st.integers(0, 12))
+    def take(self, count):
+        batch = self.queue.first(count)
+        assert batch == self.in_order()[:count]
         self.queue.remove_all(batch)
         self.waiting = [each for each in self.waiting if each not in batch]
 
     @rule(data=st.data())
     def remove_some(self, data):
         some = [each for each in self.waiting if data.draw(st.booleans())]
+        rest = [each for each in self.in_order() if each not in some]
+        for count in (0, 1, 5, len(rest), len(rest) + 9):
+            assert self.queue.first(count, some) == rest[:count]
         self.queue.remove_all(some)
         self.waiting = [each for each in self.waiting if each not in some]
 
@@ -142,19 +160,30 @@ class QueueAgainstList(RuleBasedStateMachine):
     @invariant()
     def agree(self):
         queue, expected = self.queue, self.in_order()
-        assert list(queue) == expected
+        assert list(queue) == queue.first(len(expected)) == expected
+        kinds = {(each.weight, each.deadline < math.inf) for each in expected}
+        assert queue.is_uniform == (len(kinds) == 1)
         assert len(queue) == queue.size == len(expected)
         assert queue.peak == self.peak
-        assert queue.added == self.came
+        assert queue.added == len(self.all)
         assert queue.earliest_deadline == min([e.deadline for e in expected], default=math.inf)
         assert queue.oldest_arrival == min([e.arrived for e in expected], default=math.inf)
-        assert all(each.waits for each in expected)
+        assert list(queue.recent) == [(e.arrived, e.weight) for e in self.all[-64:]]
+        assert all(each.lane for each in expected)
 
     @invariant()
     def due(self):
+        """By weight, each in order; who has no deadline is never due."""
         for time in (-math.inf, 3.0, 3.5, 8.0, math.inf):
+            found = self.queue.due_before(time)
             expected = [each for each in self.in_order() if each.deadline < time]
-            assert self.queue.due_before(time) == expected
+            by_weight = groupby(found, attrgetter("weight"))
+            kinds = {weight: list(group) for weight, group in by_weight}
+            assert len(found) == len(expected) == sum(map(len, kinds.values()))
+            for weight, group in kinds.items():
+                assert group == [each for each in expected if each.weight == weight]
+            later = [each.deadline for each in self.waiting if each.deadline >= time]
+            assert self.queue.earliest_from(time) == min(later, default=math.inf)
 
     @invariant()
     def sound(self):
@@ -170,8 +199,8 @@ class TestQueueAgainstList(QueueAgainstList.TestCase):
 
 
 @given(st.lists(deadlines, max_size=60))
-def test_requests_leave_in_order_of_deadlines_and_equal_ones_as_they_came(many):
-    """The nearest deadline first; first come, first served among equals."""
+def test_requests_are_in_order_of_deadlines_and_equal_ones_as_they_came(many):
+    """The nearest deadline first, whatever the weight; first come, first served among equals."""
     queue, requests = filled(*many)
     expected = sorted(requests, key=lambda each: each.deadline)
     assert list(queue) == queue.first(len(many)) == expected
@@ -180,9 +209,11 @@ def test_requests_leave_in_order_of_deadlines_and_equal_ones_as_they_came(many):
 def test_an_empty_queue_has_nothing_due():
     """No deadline, no arrival, no request."""
     queue = RequestQueue()
-    assert queue.earliest_deadline == queue.oldest_arrival == math.inf
+    assert queue.earliest_deadline == queue.earliest_from(0.0) == queue.oldest_arrival == math.inf
     assert queue.first(3) == queue.due_before(math.inf) == queue.clear() == list(queue) == []
-    assert queue.size == queue.peak == len(queue) == 0
+    assert list(queue.recent) == []
+    assert not queue.is_uniform
+    assert queue.size == queue.peak == queue.added == len(queue) == 0
     queue.remove_all([])
     check_structure(queue)
 
@@ -201,7 +232,7 @@ def test_a_queue_that_was_emptied_can_be_used_again(small):
         assert list(queue) == requests[::-1]
         empty()
         assert list(queue) == []
-        assert entries_held(queue) == len(queue._arrivals) == queue._litter == 0
+        assert entries_held(queue) == 0
         check_structure(queue)
     assert queue.peak == 20
 
@@ -217,7 +248,7 @@ def test_requests_are_never_compared_with_one_another():
         __hash__ = None
 
     queue = RequestQueue()
-    requests = [request(1.0, item=Incomparable()) for _ in range(50)]
+    requests = [request(1.0, item=Incomparable(), weight=1.0 + i % 2) for i in range(50)]
     for each in requests:
         queue.add(each)
     assert queue.discard(requests[20])
@@ -238,9 +269,9 @@ def test_equal_items_are_different_requests():
 def test_a_request_is_discarded_once():
     """Who left says so the first time only, and one never queued was never there."""
     queue, (only,) = filled(1.0)
-    assert only.waits
+    assert only.lane
     assert queue.discard(only)
-    assert not only.waits
+    assert not only.lane
     assert not queue.discard(only)
     assert not queue.discard(request())
     assert queue.size == 0
@@ -252,23 +283,49 @@ def test_first_passes_over_those_that_left(small):
     for i in (1, 2, 4, 7):
         queue.discard(requests[i])
     assert queue.first(4) == [requests[i] for i in (0, 3, 5, 6)]
-    assert queue.first(3, after=2) == [requests[i] for i in (5, 6, 8)]
-    assert queue.first(99, after=6) == [requests[i] for i in (10, 11)]
-    assert queue.first(5, after=99) == queue.first(0) == []
+    assert queue.first(99) == [requests[i] for i in (0, 3, 5, 6, 8, 9, 10, 11)]
+    assert queue.first(0) == []
+    assert queue.first(3, [requests[0], requests[6]]) == [requests[i] for i in (3, 5, 8)]
 
 
-def test_due_before_is_strict():
+def test_due_before_is_strict_and_earliest_from_is_not():
     """Due before 2 is who has less than 2; who has exactly 2 can still make it."""
     queue, requests = filled(3.0, 2.0, 1.0, 2.0)
     assert queue.due_before(1.0) == []
     assert queue.due_before(2.0) == [requests[2]]
-    assert queue.due_before(math.nextafter(2.0, 3.0)) == [requests[i] for i in (2, 1, 3)]
+    assert {*queue.due_before(math.nextafter(2.0, 3.0))} == {requests[i] for i in (2, 1, 3)}
+    assert queue.earliest_from(2.0) == 2.0
+    assert queue.earliest_from(math.nextafter(2.0, 3.0)) == 3.0
 
 
-def test_due_before_infinity_leaves_out_who_has_no_deadline():
-    """A request without a deadline is never due."""
+def test_who_has_no_deadline_is_never_due():
+    """Neither before infinity nor as the earliest."""
     queue, requests = filled(math.inf, 1.0, math.inf)
     assert queue.due_before(math.inf) == [requests[1]]
+    assert queue.earliest_from(2.0) == math.inf
+
+
+def test_the_first_besides_some():
+    """In deadline order, and those may be nobody or everybody."""
+    queue, requests = filled(3.0, math.inf, 1.0, 2.0)
+    assert queue.first(9) == [requests[i] for i in (2, 3, 0, 1)]
+    assert queue.first(9, [requests[3], requests[1]]) == [requests[i] for i in (2, 0)]
+    assert queue.first(1, [requests[2]]) == [requests[3]]
+    assert queue.first(9, requests) == []
+
+
+def test_requests_are_uniform_if_only_their_deadlines_differ():
+    """The same weight, and all have a deadline or none has; who has left does not count."""
+    queue = RequestQueue()
+    requests = [request(1.0), request(2.0), request(1.0, weight=4.0), request(math.inf)]
+    uniform = []
+    for each in requests:
+        queue.add(each)
+        uniform.append(queue.is_uniform)
+    for each in requests:
+        queue.discard(each)
+        uniform.append(queue.is_uniform)
+    assert uniform == [True, True, False, False, False, False, True, False]
 
 
 def test_looking_changes_nothing(small):
@@ -276,11 +333,19 @@ def test_looking_changes_nothing(small):
     queue, requests = filled(*(float(i % 7) for i in range(30)))
     for each in requests[::3]:
         queue.discard(each)
-    before = list(queue), entries_held(queue), queue._litter, list(queue._arrivals)
+
+    def state():
+        chunks = [[list(chunk) for chunk in lane._chunks] for lane in lanes_of(queue)]
+        return list(queue), chunks, list(queue.recent), queue.size
+
+    before = state()
     for count in (0, 1, 5, 100):
-        queue.first(count, after=2)
+        queue.first(count, queue.first(count))
+        assert queue.oldest_arrival == 1.0
+        assert not queue.is_uniform
         queue.due_before(float(count))
-    assert (list(queue), entries_held(queue), queue._litter, list(queue._arrivals)) == before
+        queue.earliest_from(float(count))
+    assert state() == before
 
 
 def test_the_oldest_arrival_is_of_those_that_wait():
@@ -298,8 +363,24 @@ def test_clear_returns_requests_as_they_came():
     queue, requests = filled(3.0, 1.0, 2.0, 1.0)
     queue.discard(requests[2])
     assert queue.clear() == [requests[0], requests[1], requests[3]]
-    assert not any(each.waits for each in requests)
+    assert not any(each.lane for each in requests)
     assert queue.clear() == []
+
+
+def test_of_the_last_requests_arrival_and_weight_are_remembered():
+    """Of those that left as well, and of a bounded number: they tell the rate."""
+    queue = RequestQueue()
+    for i in range(1_000):
+        each = request(9.0, float(i), weight=float(i % 3 + 1))
+        queue.add(each)
+        queue.discard(each)
+    assert len(queue.recent) == _queue._RECENT
+    assert list(queue.recent) == [
+        (float(i), float(i % 3 + 1)) for i in range(1_000 - _queue._RECENT, 1_000)
+    ]
+
+
+# Memory
 
 
 def test_memory_is_bounded_while_the_head_stays_for_ever():
@@ -311,8 +392,7 @@ def test_memory_is_bounded_while_the_head_stays_for_ever():
         passing = request(float(i))
         queue.add(passing)
         assert queue.discard(passing)
-        assert entries_held(queue) <= 2 * queue.size + _queue._LITTER
-        assert len(queue._arrivals) <= 2 * queue.size + _queue._LITTER
+        check_memory(queue)
     assert list(queue) == [head]
 
 
@@ -329,51 +409,34 @@ def test_memory_is_bounded_while_the_oldest_stays_for_ever():
     assert queue.oldest_arrival == 0.0
 
 
-@pytest.mark.parametrize("pattern", ["rising", "falling", "to and fro"])
-def test_full_size_chunks_split_and_stay_sorted(pattern):
-    """With the real chunk size and thousands of requests, in any order of deadlines."""
-    count = 3 * _queue._CHUNK
-    order = {
-        "rising": float,
-        "falling": lambda i: float(-i),
-        "to and fro": lambda i: float(i * 7919 % count),
-    }[pattern]
-    queue, requests = filled(*map(order, range(count)))
-    assert len(queue._chunks) >= 3
-    check_structure(queue)
-    expected = sorted(requests, key=lambda each: each.deadline)
-    gone = {id(each) for each in requests[::2]}
-    for each in requests[::2]:
-        queue.discard(each)
-    expected = [each for each in expected if id(each) not in gone]
-    assert list(queue) == expected
-    assert queue.first(40, after=3) == expected[3:43]
-    check_structure(queue)
-    check_memory(queue)
-
-
-def test_an_entry_between_two_chunks_finds_its_place(small):
-    """Later than all of one chunk, earlier than all of the next: either will do."""
-    queue, requests = filled(*map(float, range(0, 20, 2)))
-    between = [request(float(i)) for i in range(1, 19, 2)]
-    for each in reversed(between):
+@pytest.mark.parametrize("deadline", [9.0, math.inf])
+def test_lanes_of_weights_that_are_out_of_use_are_thrown_away(deadline):
+    """A thousand weights, one after another: only so many lanes, and who waits stays."""
+    queue = RequestQueue()
+    stays = [request(deadline, weight=weight) for weight in (1.0, 500.0)]
+    for each in stays:
         queue.add(each)
-        check_structure(queue)
-    both = [each for pair in zip(requests, between, strict=False) for each in pair]
-    assert list(queue) == [*both, requests[-1]]
+    for i in range(2, 1_000):
+        passing = request(deadline, weight=i + 0.5)
+        queue.add(passing)
+        queue.discard(passing)
+        assert len(lanes_of(queue)) <= _queue._LANES
+    assert list(queue) == stays
+    check_structure(queue)
 
 
-def test_a_request_can_be_told_in_a_log():
-    """Its representation has the item and both times, and whoever is parked for it not."""
-    shown = repr(request(2.5, 1.5, "item"))
-    assert all(part in shown for part in ("'item'", "deadline=2.5", "arrived=1.5"))
-
-
-def test_a_request_is_a_slim_record():
-    """No dictionary each: a hundred thousand of them may wait. Alone, it has no group."""
-    single = request()
-    assert not hasattr(single, "__dict__")
-    assert (single.group, single.index, single.caller, single.waits) == (None, 0, None, False)
-    group = object()
-    third = Request("item", 1.0, 0.0, group, 2)
-    assert (third.group, third.index) == (group, 2)
+def test_as_many_lanes_are_kept_as_have_requests():
+    """However many weights there are, none is lost; lanes go when they are empty."""
+    queue = RequestQueue()
+    requests = [request(9.0, weight=float(i)) for i in range(1, 4 * _queue._LANES)]
+    for each in requests:
+        queue.add(each)
+    assert list(queue) == requests
+    assert len(queue.due) == len(requests)
+    queue.remove_all(requests[1:])
+    queue.add(request(9.0, weight=0.5))
+    assert len(queue.due) == 2
+    assert [*chain.from_iterable(queue.due.values())] == [
+        (9.0, 1, requests[0]),
+        (9.0, len(requests) + 1, queue.first(2)[1]),
+    ]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import asynccontextmanager, nullcontext
-from numbers import Real
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+from ._arguments import check_limits, checked_weight
 from ._device import Device
 from ._engine import Engine
 from ._errors import BatcherCrashed
@@ -74,7 +73,7 @@ class Batcher(Generic[T, R]):
         return batcher
 
     @ki_protected
-    async def infer(self, item: T) -> R:
+    async def infer(self, item: T, *, weight: float = 1.0) -> R:
         """Return the model's result for one item, computed in a batch with others'.
 
         The request's deadline is the caller's own: that of the nearest cancel scope
@@ -87,6 +86,9 @@ class Batcher(Generic[T, R]):
 
         Args:
             item: one input, as the model has it in its list.
+            weight: what an answer in time is worth, beside others' answers; any unit will
+                do. When not everybody can be served, a request of twice the weight counts
+                for two. Kept to within a sixteenth.
 
         Returns:
             That input's result.
@@ -100,10 +102,12 @@ class Batcher(Generic[T, R]):
             BatcherCrashed: the batcher itself failed.
             Exception: what the model returned in this result's place, if that is an exception.
         """
+        if weight != 1.0:
+            weight = checked_weight(weight)
         deadline, now = self._deadline(), self._now()
         if deadline <= now:
             await self._host.checkpoint()
-        request = Request(item, deadline, now)
+        request = Request(item, deadline, now, weight)
         refusal = self._submit(request)
         if refusal is not None:
             await self._host.checkpoint()
@@ -112,7 +116,7 @@ class Batcher(Generic[T, R]):
         return result
 
     @ki_protected
-    async def infer_many(self, items: Iterable[T]) -> list[R]:
+    async def infer_many(self, items: Iterable[T], *, weight: float = 1.0) -> list[R]:
         """Return the results for several items, in their order, after a single wait.
 
         They are separate requests that may share a batch, among themselves and with
@@ -123,6 +127,7 @@ class Batcher(Generic[T, R]):
 
         Args:
             items: any number of inputs.
+            weight: of each of them, as for `infer`.
 
         Returns:
             As many results as items.
@@ -133,6 +138,7 @@ class Batcher(Generic[T, R]):
             Exception: as for `infer`.
         """
         host, engine = self._host, self._engine
+        weight = checked_weight(weight)
         listed = list(items)
         if len(listed) > engine.max_queue_size:
             msg = (
@@ -145,7 +151,7 @@ class Batcher(Generic[T, R]):
             await host.checkpoint()
         if not listed:
             return []
-        group = Group(listed, deadline, now)
+        group = Group(listed, deadline, now, weight)
         refusal = engine.submit_group(group)
         if refusal is not None:
             await host.checkpoint()
@@ -249,7 +255,7 @@ def open_batcher(
             under one of its tokens. Batchers that share a GPU share a limiter: between
             two batches a token is given up if anybody else waits for it. By default
             each batcher has one of its own with a token for each replica.
-        warmup: inputs that are run, repeated as needed, in batches of 1, 2, 4, … up to
+        warmup: inputs that are run, repeated as needed, in batches of 1, 2, 3, 5, 9, … up to
             the maximum before the block starts, each size twice.
 
     Returns:
@@ -264,26 +270,9 @@ def open_batcher(
         BatcherCrashed: on leaving normally, if the batcher itself failed.
     """
     sources = as_sources(model)
-    if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, int):
-        raise TypeError(f"max_batch_size must be an int, not {max_batch_size!r}")
-    _check_real("max_delay", max_delay)
-    _check_real("max_queue_size", max_queue_size)
-    if max_batch_size < 1:
-        raise ValueError(f"max_batch_size must be >= 1, not {max_batch_size}")
-    if not 0.0 <= max_delay < math.inf:
-        raise ValueError(f"max_delay must be >= 0 seconds and finite, not {max_delay!r}")
-    if not (max_queue_size >= 1 and (max_queue_size == math.inf or max_queue_size % 1 == 0)):
-        raise ValueError(
-            f"max_queue_size must be a whole number >= 1, or math.inf, not {max_queue_size!r}"
-        )
-    if limiter is not None and not hasattr(limiter, "acquire_on_behalf_of"):
-        raise TypeError(f"limiter must be a trio.CapacityLimiter, not {limiter!r}")
-    return _open(sources, Limits(max_batch_size, max_delay), max_queue_size, limiter, list(warmup))
-
-
-def _check_real(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number (math.inf for no limit), not {value!r}")
+    check_limits(max_batch_size, max_delay, max_queue_size, limiter)
+    limits = Limits(max_batch_size, max_delay, len(sources))
+    return _open(sources, limits, max_queue_size, limiter, list(warmup))
 
 
 @asynccontextmanager
@@ -295,7 +284,9 @@ async def _open(
     warmup: Sequence[T],
 ) -> AsyncGenerator[Batcher[T, Any]]:
     host = current_host()
-    devices: list[Device[T]] = [Device(source, host.now) for source in sources]
+    devices: list[Device[T]] = [
+        Device(source, limits.max_batch_size, host.now) for source in sources
+    ]
     uses_threads = not all(device.is_async for device in devices)
     with prompt_switching() if uses_threads else nullcontext():
         capacity = host.limiter(len(devices)) if limiter is None else limiter

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ._bisection import Attempt, Raised, Returned, checked, outcomes_of
+from ._delivery import DeliveryModel
 from ._latency import LatencyModel
 
 if TYPE_CHECKING:
@@ -30,17 +31,21 @@ class Device(Generic[T]):
     Attributes:
         is_async: its model runs in the event loop.
         latency: what its batches have taken. Guarded by the engine's lock.
+        delivery: how long its results have been on their way. Guarded likewise.
         batch: the requests in the batch that is running, `None` between batches.
         starting: a burst was started on it and has not taken its first batch yet.
+        ended: when its last run ended.
         busy: seconds its model has spent running.
         reruns: runs made to find what a batch failed on.
     """
 
-    def __init__(self, source: ModelSource, now: Callable[[], float]) -> None:
+    def __init__(self, source: ModelSource, max_batch_size: int, now: Callable[[], float]) -> None:
         self.is_async = source.is_async
-        self.latency = LatencyModel()
+        self.latency = LatencyModel(max_batch_size)
+        self.delivery = DeliveryModel()
         self.batch: list[Request[T]] | None = None
         self.starting = False
+        self.ended = -math.inf
         self.busy = 0.0
         self.reruns = 0
         self._started = 0.0
@@ -131,26 +136,23 @@ class Device(Generic[T]):
         return self._returned(results, size, started)
 
     def _returned(self, results: Any, size: int, started: float) -> Returned:
-        ended = self._now()
+        self.ended = ended = self._now()
         self.busy += ended - started
         self._measured.append((size, ended - started, ended))
         return Returned(results)
 
     def _raised(self, error: BaseException, started: float) -> Raised:
-        self.busy += self._now() - started
+        self.ended = self._now()
+        self.busy += self.ended - started
         return Raised(error)
 
     def forget(self) -> None:
         """Drop what was measured and not learned yet."""
         self._measured = []
 
-    def measurements(self) -> list[tuple[int, float, float]]:
-        """Return what was measured since the last call, for `learn`. Called in the worker."""
+    def learn(self) -> None:
+        """Let the latency model know what its runs took. The engine's lock is held."""
         measured, self._measured = self._measured, []
-        return measured
-
-    def learn(self, measured: list[tuple[int, float, float]]) -> None:
-        """Let the latency model know. The engine's lock is held."""
         for size, seconds, ended in measured:
             self.latency.observe(size, seconds, ended)
 
@@ -165,26 +167,36 @@ class Device(Generic[T]):
         self._started = now
 
     def put_down(self) -> None:
-        """Note that no batch is running. The engine's lock is held."""
+        """Note that no batch is running, and what the last one took. The engine's lock is held."""
         self.starting = False
         self.batch = None
+        self.learn()
+
+    def alone(self, now: float) -> float:
+        """Return what a batch of one is sure to take, until it is delivered; 0 if nobody knows.
+
+        The lock is held.
+        """
+        if not self.latency.trusted(now):
+            return 0.0
+        return self.latency.bounds[1] + self.delivery.seconds
 
     def free_at(self) -> float:
-        """Return when its batch ends, at the earliest; -inf without one. The lock is held."""
-        if self.batch is None:
+        """Return when its batch should end; -inf without one or if nobody knows. Lock held."""
+        if self.batch is None or not self.latency.trusted(self._started):
             return -math.inf
-        return self._started + self.latency.at_least(len(self.batch), self._started)
+        return self._started + self.latency.expected[len(self.batch)]
 
     def done_at(self, now: float) -> float:
-        """Return when it could be done with a batch of one, at the earliest. The lock is held."""
-        return max(now, self.free_at()) + self.latency.at_least(1, now)
+        """Return when it could be done with a batch of one. The lock is held."""
+        return max(now, self.free_at()) + self.alone(now)
 
     def expected_end(self, now: float) -> float:
         """Return when it should be free, as far as one can tell. The lock is held."""
         if self.batch is None:
             return now
         # Before anything was measured: it may well take as long again as it has taken.
-        seconds = self.latency.estimate(len(self.batch)) or 2.0 * (now - self._started)
+        seconds = self.latency.expected[len(self.batch)] or 2.0 * (now - self._started)
         return max(now, self._started + seconds)
 
 
@@ -194,8 +206,8 @@ class Fleet(Generic[T]):
     Attributes:
         changed: a device's batch or latency model has changed since the last `refresh`.
         busy_until: no device is known to be busy for longer.
-        alone: no device is known to take longer for a batch of one. A deadline that leaves
-            this much after now and after `busy_until` is reachable without a closer look.
+        alone: no device takes longer for a batch of one. A deadline that leaves this much
+            after now and after `busy_until` is reachable without a closer look.
     """
 
     def __init__(self, devices: Sequence[Device[T]]) -> None:
@@ -208,7 +220,9 @@ class Fleet(Generic[T]):
         """Bring `busy_until` and `alone` up to date."""
         self.changed = False
         self.busy_until = max(device.free_at() for device in self.devices)
-        self.alone = max(device.latency.alone for device in self.devices)
+        self.alone = max(
+            device.latency.bounds[1] + device.delivery.seconds for device in self.devices
+        )
 
     def starting(self) -> int:
         """Return on how many devices a burst was started that has not taken a batch yet."""

@@ -156,10 +156,10 @@ class Engine(Generic[T]):
 
     def _start_bursts(self, nursery: Nursery) -> float:
         """Start what can be started; return until when to sleep unless the doorbell rings."""
-        while self._free:
-            device = self._free[-1]
-            # A burst takes its batch once it runs, so what those on their way will take
-            # is still in the queue. Another device is worth starting for the rest only.
+        until = _NEVER
+        for device in self._free[::-1]:
+            # A burst takes its batch once it runs: what those on their way will take still
+            # waits. Another device is worth starting for the rest only.
             spoken_for = self._limits.max_batch_size * self._fleet.starting()
             if spoken_for and self._queue.size <= spoken_for:
                 self._ring_at = spoken_for + 1
@@ -171,19 +171,18 @@ class Engine(Generic[T]):
                 earliest = self._queue.earliest_deadline
             self._refuse_hopeless(decision.hopeless, now)
             match decision:
-                case Idle():
+                case Idle():  # nobody waits, or nobody that this device could serve in time
                     self._ring_at = 1
-                    return _NEVER
                 case WaitUntil(time=time):
-                    self._ring_at = self._limits.max_batch_size
+                    self._ring_at = min(self._ring_at, self._limits.max_batch_size)
                     self._ring_before = earliest
-                    return time
+                    until = min(until, time)
                 case Dispatch():
-                    self._free.pop()
+                    self._free.remove(device)
                     nursery.start_soon(self._burst, device)
                 case never:
                     assert_never(never)
-        return _NEVER
+        return until
 
     def _ring(self) -> None:
         # Once is enough until the gather task has looked again.
@@ -213,7 +212,7 @@ class Engine(Generic[T]):
         with prompt_waking():
             while batch := self._take(device):
                 outcomes = device.run([request.item for request in batch])
-                self._host.post(self._deliver, device, batch, outcomes, device.measurements())
+                self._host.post(self._deliver, device, batch, outcomes, device.ended)
                 if self._token_wanted(device):
                     return
 
@@ -222,7 +221,7 @@ class Engine(Generic[T]):
         try:
             while batch := self._take(device):
                 outcomes = await device.run_async([request.item for request in batch])
-                self._deliver(device, batch, outcomes, device.measurements())
+                self._deliver(device, batch, outcomes, device.ended)
                 if self._token_wanted(device):
                     return
         finally:
@@ -266,6 +265,7 @@ class Engine(Generic[T]):
             limits=self._limits,
             others_done_at=self._fleet.others_done_at(device, now),
             patient=not self._closing,
+            delivery=device.delivery.seconds,
         )
         if decision.hopeless:
             self._queue.remove_all(decision.hopeless)
@@ -278,13 +278,13 @@ class Engine(Generic[T]):
         device: Device[T],
         batch: Sequence[Request[T]],
         outcomes: Sequence[Any],
-        measured: list[tuple[int, float, float]],
+        ended: float,
     ) -> None:
         try:
             self.outcomes.deliver(batch, outcomes)
-            # Not by the worker: it should be starting the next batch by now.
             with self._lock:
-                device.learn(measured)
+                device.delivery.observe(self._host.now() - ended)
+                device.latency.refresh()
                 self._fleet.changed = True
         except Exception as exc:  # noqa: BLE001  leaving here, it would end the event loop
             self._crash(exc)
@@ -337,8 +337,8 @@ class Engine(Generic[T]):
 
     def statistics(self) -> BatcherStatistics:
         """Return a snapshot."""
-        devices = self._fleet.devices
         with self._lock:
+            devices = self._fleet.devices
             return self.outcomes.snapshot(
                 accepted=self._queue.added,
                 waiting=self._queue.size,

@@ -6,26 +6,49 @@ Pure: durations and times come in as arguments.
 from __future__ import annotations
 
 import math
-from collections import deque
+from bisect import bisect, insort
+from collections import defaultdict
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from operator import mul, truediv
+from statistics import NormalDist, median
+from typing import TYPE_CHECKING
+
+from ._padding import padded_sizes, pooled, straight_line
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["LatencyFit", "LatencyModel"]
 
-# Each batch counts 5% less than the one after it, so the fit follows the last twenty
-# or so.
-_DECAY = 0.95
-# How many standard deviations lie between the line and a bound.
-_DEVIATIONS = 2.0
-# A bound gives a per cent away, so that nothing depends on a rounding error.
-_SLACK = 0.99
-# Two batches at least before anything is called unreachable: the first one of many
-# models compiles, allocates and is a hundred times slower.
-_MIN_EVIDENCE = 2
-# Seconds after which nothing is called unreachable on the word of an old measurement.
-# Without it, a device that was slow once would never be tried again if its slowness
-# makes every deadline look hopeless.
-_TRUSTED_FOR = 1.0
-_RECENT = 8
+# Batches before anything is called unreachable, and how long ago the last one may have been, in
+# seconds or in full batches: else a device that was slow once would never be tried again if
+# that makes every deadline look hopeless.
+_MIN_EVIDENCE, _TRUSTED_FOR, _TRUSTED_BATCHES = 2, 1.0, 3.0
+# The first batch, or that of a size, may compile and be a hundred times slower: one that takes
+# less than this part of what a single one before makes look possible shows it.
+_WARM = 0.25
+# A pause in the only batch of a size would keep that and larger sizes from being tried again.
+# So one that takes this many times what the others make of it does not count; and if the
+# second one takes less than this part of the first, the first does not.
+_ODD, _AGAIN = 1.25, 0.6
+# No duration is less, seconds, and no relative noise: rounding errors are no surprise.
+_TICK, _QUIET = 1e-9, 1e-4
+# Relative noise while nothing is known of it, and a residual that is an outlier then.
+_GUESS, _BLIND = 0.05, 1.0
+# Batches that the mean of a size remembers, that the noise of all sizes does, that are left of
+# the former when the device has changed, and that give a size half its weight in the line.
+_SIZE_MEMORY, _NOISE_MEMORY, _DOUBTED, _HALF = 16, 50, 2, 4.0
+# Batches by which the curve may lag behind, one in so many of those that were seen; and what
+# makes it be derived before it is next read: this relative surprise, or a model as young as this.
+_LAG, _NEWS, _SURPRISE, _YOUNG = 3, 16, 0.03, 4
+# Seconds between two batches that are learned from, once so many were: learning takes a while.
+_SPACING = 0.005
+# Standard deviations beyond which a batch is an outlier, and how many of those in succession,
+# all slow or all quick, are a change instead: two pauses may well follow each other.
+_FAR, _CONFIRMED = 3.3, 3
+# Standard deviations by which a broken promise widens the bounds, and the ends of that.
+_STEP, _NARROWEST, _WIDEST = 0.3, -2.0, 6.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,119 +69,282 @@ class LatencyFit:
 
 
 class LatencyModel:
-    """A running straight line through (batch size, duration), newer batches counting more.
+    """A line, a correction for each size that was seen, and a margin for noise.
 
-    Exponentially weighted least squares in the single-pass form of D. H. D. West,
-    "Updating mean and variance estimates: an improved method", CACM 22(9), 1979.
-
-    Attributes:
-        alone: what a batch of one takes at the very least, as of the last observation:
-            `at_least` never gives more.
+    Each size has a running mean. What is expected lies between that and the line, nearer to
+    the line the better noise explains their distance (empirical Bayes, see C. N. Morris, JASA
+    78, 1983). Noise is relative to what is expected. All means are multiples of one level:
+    a device that becomes slower is at once known to be so for all sizes. `bounds` are to hold
+    for a ``quantile`` of the batches.
     """
 
-    def __init__(self) -> None:
-        self._weight = 0.0
-        self._mean_size = 0.0
-        self._mean_duration = 0.0
-        self._size_squares = 0.0
-        self._products = 0.0
-        self._duration_squares = 0.0
-        self._observed = 0
-        self._observed_at = -math.inf
-        self._recent: deque[tuple[int, float]] = deque(maxlen=_RECENT)
-        self.alone = 0.0
+    def __init__(self, max_batch_size: int, quantile: float = 0.99) -> None:
+        self._max, self._quantile = max_batch_size, quantile
+        self._normal = NormalDist().inv_cdf(quantile)
+        self._forget()
 
-    def observe(self, size: int, duration: float, now: float) -> None:
-        """Learn that a batch of ``size`` took ``duration`` seconds and ended at ``now``."""
-        weight = _DECAY * self._weight
-        self._weight = weight + 1.0
-        size_change = size - self._mean_size
-        duration_change = duration - self._mean_duration
-        self._mean_size += size_change / self._weight
-        self._mean_duration += duration_change / self._weight
-        share = weight / self._weight
-        self._size_squares = _DECAY * self._size_squares + share * size_change * size_change
-        self._products = _DECAY * self._products + share * size_change * duration_change
-        self._duration_squares = (
-            _DECAY * self._duration_squares + share * duration_change * duration_change
-        )
-        self._observed += 1
-        self._observed_at = now
-        self._recent.append((size, duration))
-        self.alone = self._bound(1)
+    def _forget(self) -> None:
+        zeros = [0.0] * (self._max + 1)
+        self._observed, self._observed_at, self._level = 0, -math.inf, 1.0
+        self._sizes: list[int] = []  # those seen, in order
+        self._means = zeros.copy()  # seconds / level
+        self._counts = [0] * len(zeros)  # of the batches in them
+        # duration / expected of outliers in succession, by size, and under 0 of any size.
+        self._outliers: defaultdict[int, list[float]] = defaultdict(list)
+        self._variance, self._freedom = 0.0, 0  # relative, of batches around their size's mean
+        self._bias = self._absolute = 0.0  # smoothed relative residuals and their size
+        self._offset = 0.0  # standard deviations that bounds are wider than Student says
+        self._unread = 0  # batches since what follows was derived from the above
+        self._line, self._noise, self._noise_freedom = (0.0, 0.0), _GUESS * _GUESS, 0
+        self._strayed = self._misfit = 1.0  # relative variance around it: of means, of truth
+        self._expected = self._bounds = zeros
+
+    def trusted(self, now: float) -> bool:
+        """Whether anybody may be called late on the word of this model: it is fresh."""
+        if self._observed < _MIN_EVIDENCE:
+            return False
+        age = now - self._observed_at
+        return age < _TRUSTED_FOR or age < _TRUSTED_BATCHES * self._expected[-1]
 
     @property
-    def _knows_slope(self) -> bool:
-        return self._size_squares > 1e-9  # noqa: PLR2004  batches of more than one size
+    def expected(self) -> Sequence[float]:
+        """Seconds a batch is expected to take, by size, non-decreasing; 0 if none was run."""
+        if self._unread >= _NEWS:
+            self._derive()
+        return self._expected
 
-    def _line(self) -> tuple[float, float]:
-        # With one size seen the slope is anybody's guess; the guess is proportional,
-        # which is the steepest a line without negative parts can be.
-        if self._knows_slope:
-            per_item = max(0.0, self._products / self._size_squares)
-            fixed = self._mean_duration - per_item * self._mean_size
-            if fixed >= 0.0:
-                return fixed, per_item
-        return 0.0, self._mean_duration / self._mean_size if self._mean_size else 0.0
+    @property
+    def bounds(self) -> Sequence[float]:
+        """Seconds a batch exceeds with a probability of ``1 - quantile`` at most, by size.
 
-    def _variance(self) -> float:
-        # Of the batches around the line, which passes through their mean.
-        _, slope = self._line()
-        squares = self._duration_squares - slope * (
-            2.0 * self._products - slope * self._size_squares
-        )
-        freedom = self._weight - (2.0 if self._knows_slope else 1.0)
-        return max(0.0, squares) / freedom if freedom > 0.0 else 0.0
-
-    def _error(self, size: int) -> float:
-        # Standard error of a prediction: the noise of one batch, and how well the line's
-        # height and, away from the mean size, its slope are known from those that were seen.
-        spread = 1.0 + 1.0 / max(1.0, self._weight)
-        if self._knows_slope:
-            spread += (size - self._mean_size) ** 2 / self._size_squares
-        return math.sqrt(self._variance() * spread)
-
-    def estimate(self, size: int) -> float:
-        """Return the expected seconds for a batch of ``size``; 0 if none was ever run."""
-        fixed, per_item = self._line()
-        return fixed + per_item * size
-
-    def at_least(self, size: int, now: float) -> float:
-        """Return seconds that a batch of ``size`` started at ``now`` takes at the very least.
-
-        0 while too little is known, or what is known is old: a request is only ever
-        called hopeless on fresh evidence.
+        Non-decreasing. A size never seen takes no longer than the next larger one that was, or
+        its multiple of the largest one, and less if the line explains those that were.
         """
-        if now - self._observed_at > _TRUSTED_FOR:
-            return 0.0
-        return self.alone if size == 1 else self._bound(size)
-
-    def _bound(self, size: int) -> float:
-        if self._observed < _MIN_EVIDENCE:
-            return 0.0
-        # Beyond the sizes that were seen the slope is a guess; a larger batch takes no less.
-        # A size is seen when two batches had it: the largest one may have been the outlier.
-        size = min(size, sorted(seen for seen, _ in self._recent)[-_MIN_EVIDENCE])
-        bound = self.estimate(size) - _DEVIATIONS * self._error(size)
-        for seen, duration in self._recent:
-            # A smaller batch takes no longer: one good run takes a bad fit back.
-            if seen >= size and duration < bound:
-                bound = duration
-        return max(0.0, _SLACK * bound)
-
-    def at_most(self, size: int) -> float:
-        """Return seconds that a batch of ``size`` hardly ever takes longer than.
-
-        0 if none was ever run.
-        """
-        # Likewise a batch smaller than all that were seen: it takes no more than those.
-        size = max(size, min((seen for seen, _ in self._recent), default=size))
-        return (self.estimate(size) + _DEVIATIONS * self._error(size)) / _SLACK
+        if self._unread >= _NEWS:
+            self._derive()
+        return self._bounds
 
     @property
     def fit(self) -> LatencyFit | None:
         """The line as it stands, or `None` if no batch was ever run."""
         if not self._observed:
             return None
-        fixed, per_item = self._line()
-        return LatencyFit(fixed, per_item, math.sqrt(self._variance()))
+        self._derive()
+        fixed, per_item = self._line
+        items = sum(map(mul, self._counts, range(self._max + 1))) / sum(self._counts)
+        deviation = math.sqrt(self._noise + self._misfit * (len(self._sizes) > 2))  # noqa: PLR2004
+        return LatencyFit(fixed, per_item, deviation * (fixed + per_item * items))
+
+    def observe(self, size: int, duration: float, now: float) -> None:
+        """Learn that a batch of ``size`` took ``duration`` seconds and ended at ``now``.
+
+        When much is known and batches are very short, only some of them are looked at.
+        """
+        if self._observed >= _NEWS and 0.0 < now - self._observed_at < _SPACING:
+            return
+        duration = max(_TICK, duration)
+        # A larger size takes as long as the only one seen, a smaller one its share.
+        only = self._sizes[0] if self._observed == 1 else 0
+        if only and duration < _WARM * self._means[only] * min(1.0, size / only):
+            self._forget()
+        if self._observed:
+            # Whatever the noise, so many promises are broken as may be: I. Gibbs, E. J. Candes,
+            # "Adaptive conformal inference under distribution shift", NeurIPS 2021, applied to
+            # the quantile itself as by A. N. Angelopoulos et al., "Conformal PID control", 2023.
+            offset = self._offset + _STEP * ((duration > self.bounds[size]) - 1.0 + self._quantile)
+            self._offset = min(max(offset, _NARROWEST), _WIDEST)
+            self._learn(size, duration)
+        else:
+            self._set(size, duration)
+        usual = (_SURPRISE + 2.0 * math.sqrt(self._noise)) * self._expected[size]
+        surprise = abs(duration - self._expected[size]) > usual
+        self._observed, self._observed_at = self._observed + 1, now
+        self._unread += _NEWS if surprise or self._observed < _YOUNG else 1
+
+    def refresh(self) -> None:
+        """Bring `expected` and `bounds` up to date, unless they hardly changed.
+
+        It takes a while. Reading them, while a device waits, does that after a surprise only.
+        """
+        if self._unread > min(self._observed // _NEWS, _LAG):
+            self._derive()
+
+    def _set(self, size: int, duration: float) -> None:
+        if not self._counts[size]:
+            insort(self._sizes, size)
+        self._means[size], self._counts[size] = duration / self._level, 1
+        self._outliers[size].clear()
+
+    def _learn(self, size: int, duration: float) -> None:
+        count, ratio = self._counts[size], duration / self.expected[size]
+        deviation = math.sqrt(self._noise + self._doubt(count))
+        limit = max(_BLIND, _FAR * deviation)
+        limit = min(limit, _student(_FAR, self._noise_freedom) * deviation)
+        if not count:
+            # What takes longer than a larger size is a pause, unless a step of padding begins.
+            larger = self._sizes[bisect(self._sizes, size) :]
+            share = self._means[self._sizes[-1]] * self._level * size / self._sizes[-1]
+            most = self.bounds[larger[0]] if larger else 2.0 * max(share, self.bounds[size])
+            self._set(size, min(duration, most))
+        elif count == 1 and duration < _AGAIN * self._means[size] * self._level:
+            self._set(size, duration)
+        elif 1.0 / (1.0 + limit) <= ratio <= 1.0 + limit:
+            self._follow(size, duration)
+        elif self._again(0, ratio):
+            self._shift()
+        elif self._again(size, ratio):
+            self._set(size, duration)  # this size has changed, not all of them
+            self._counts[size] = _DOUBTED
+        elif self._freedom:
+            self._hear(limit, count)  # an outlier leaves no other trace
+
+    def _again(self, key: int, ratio: float) -> bool:
+        outliers = self._outliers[key]
+        if outliers and (outliers[0] > 1.0) != (ratio > 1.0):
+            outliers.clear()
+        outliers.append(ratio)
+        return len(outliers) == _CONFIRMED
+
+    def _follow(self, size: int, duration: float) -> None:
+        self._outliers[0], self._outliers[size] = [], []
+        count = self._counts[size]
+        self._hear(duration / (self._means[size] * self._level) - 1.0, count)
+        # Residuals of one sign show that the level is off: the tracking signal of D. W. Trigg,
+        # A. G. Leach, OR Quarterly 18(1), 1967. Noise, |x| of 0.8 deviations, makes that 0.3.
+        residual = duration / self.expected[size] - 1.0
+        self._bias += 0.15 * (residual - self._bias)
+        self._absolute += 0.15 * (abs(residual) - self._absolute)
+        signal = self._bias / max(self._absolute, 0.8 * math.sqrt(self._noise))
+        self._level *= 1.0 + signal**4 * residual
+        self._counts[size] = count = min(count + 1, _SIZE_MEMORY)
+        self._means[size] += (duration / self._level - self._means[size]) / count
+
+    def _shift(self) -> None:
+        # The device has changed. The best guess is that neither shape nor noise have.
+        ratio = median(self._outliers[0])
+        self._level, self._bias = self._level * ratio, 0.0
+        self._freedom = min(self._freedom, _CONFIRMED)
+        for other in self._outliers[0]:
+            self._hear(other / ratio - 1.0, _SIZE_MEMORY)
+        self._outliers.clear()
+        self._counts = [min(count, _DOUBTED) for count in self._counts]
+
+    def _hear(self, residual: float, count: int) -> None:
+        self._freedom = min(self._freedom + 1, _NOISE_MEMORY)
+        self._variance += (residual**2 / (1.0 + 1.0 / count) - self._variance) / self._freedom
+
+    def _doubt(self, count: int) -> float:
+        # Relative variance that is left of the distance of a size from the line.
+        return self._noise * self._misfit / (count * self._misfit + self._noise)
+
+    def _derive(self) -> None:
+        self._unread = 0
+        sizes, counts = self._sizes, [self._counts[size] for size in self._sizes]
+        means = [self._means[size] * self._level for size in sizes]
+        # Many batches of one size tell little of the others.
+        weights = [count / (count + _HALF) for count in counts]
+        padded = padded_sizes(sizes, means, weights, self._max)
+        if padded:
+            sizes, counts, means = pooled([padded[size] for size in sizes], counts, means)
+            weights = [count / (count + _HALF) for count in counts]
+        elif (odd := _odd_one(sizes, counts, means, weights)) is not None:
+            sizes, counts, means, weights = (
+                [*known[:odd], *known[odd + 1 :]] for known in (sizes, counts, means, weights)
+            )
+        self._line = fixed, per_item = straight_line(sizes, means, weights)
+        line = [fixed + per_item * size for size in sizes]
+        residuals = [mean / height - 1.0 for mean, height in zip(means, line, strict=True)]
+        self._tell_noise(residuals, counts, weights)
+        # As much is kept of a residual as is not doubted.
+        part = {count: self._doubt(count) * count / self._noise for count in {*counts}}
+        kept = [1.0 + part[count] * r for count, r in zip(counts, residuals, strict=True)]
+        knots = list(map(mul, line, kept))
+        # Non-decreasing, without a bias: the middle of the nearest curves above and below.
+        above, below = accumulate(knots, max), [*accumulate(reversed(knots), min)]
+        knots = [(high + low) / 2.0 for high, low in zip(above, reversed(below), strict=True)]
+        # Along the line beyond them; min and max against rounding.
+        first = min(1.0, fixed / line[0]) * knots[0]
+        last = max(1.0, (fixed + per_item * self._max) / line[-1]) * knots[-1]
+        ends = zip([0, *sizes, self._max], [first, *knots, last], strict=True)
+        self._expected = [0.0]
+        for (left, low), (right, high) in pairwise(ends):
+            rise, width = high - low, right - left
+            self._expected += [min(high, low + rise * x / width) for x in range(1, width + 1)]
+        self._bounds = self._widened(dict(zip(sizes, counts, strict=True)))
+        if padded:
+            self._expected = [self._expected[size] for size in padded]
+            self._bounds = [self._bounds[size] for size in padded]
+        if len(self._sizes) == 1:
+            self._guess(self._sizes[0], knots[0])
+
+    def _guess(self, seen: int, seconds: float) -> None:
+        # Nothing tells what an item adds. The best is hoped for smaller sizes and nearly that
+        # for larger ones, without a margin: who is tried teaches, who is turned away does not.
+        shares = [size / seen for size in range(self._max + 1)]
+        self._expected = [seconds * min(share, math.cbrt(share)) for share in shares]
+        wide = max(self._bounds[seen] / self._expected[seen], 1.0) if self._observed > 1 else 1.0
+        self._bounds = [wide * guess for guess in self._expected]
+
+    def _tell_noise(self, residuals: list[float], counts: list[int], weights: list[float]) -> None:
+        noise, known, freedom = self._variance, self._freedom, len(counts) - 2
+        once = [r * r for r, count in zip(residuals, counts, strict=True) if count == 1]
+        if freedom > 0 and once:
+            # Sizes seen once show noise if the line is right, and more than that if it is not.
+            more = known + min(len(once), freedom)
+            pooled = (noise * known + sum(once)) / more
+            ratio = _student(_FAR, more) / _student(_FAR, known)
+            if not known or ratio * ratio * pooled < noise:
+                noise, known = pooled, more
+        self._noise = max(noise, _QUIET * _QUIET) if known else _GUESS * _GUESS
+        self._noise_freedom, self._strayed, self._misfit = known, 1.0, 1.0
+        if freedom > 0:
+            # What the noise of the means does not explain: the method of moments, as in
+            # R. DerSimonian, N. Laird, "Meta-analysis in clinical trials", 1986.
+            squares = sum(w * r * r for w, r in zip(weights, residuals, strict=True))
+            self._strayed = squares / sum(weights) * len(counts) / freedom
+            chance = sum(map(truediv, weights, counts)) / sum(weights)
+            self._misfit = max(0.0, self._strayed - self._noise * chance)
+
+    def _widened(self, counts: dict[int, int]) -> list[float]:
+        expected, smallest, largest = self._expected, min(counts), max(counts)
+        known, noise, freedom = self._noise_freedom, self._noise, len(counts) - 2
+        wide = max(0.0, (_student(self._normal, known) if known else self._normal) + self._offset)
+        stray, spread = wide * _GUESS, 0.0  # two sizes and no noise: the line is taken for true
+        factor = {n: 1.0 + wide * math.sqrt(noise + self._doubt(n)) for n in {0, *counts.values()}}
+        if freedom > 0:
+            spread = 2.0
+            # A new size is as far from the line as others, and by its two parameters more.
+            stray = max(0.0, _student(self._normal, freedom) + self._offset)
+            stray *= math.sqrt(self._strayed * (1.0 + 2.0 / len(counts)))
+        factor[0] = 1.0 + max(wide * math.sqrt(noise), stray)
+        bounds = [seconds * factor[counts.get(n, 0)] for n, seconds in enumerate(expected)]
+        bounds[0] = 0.0
+        # Beyond the largest size the line's error grows, but no item costs more than those before.
+        item, reach = bounds[largest] / largest, max(1, largest - smallest)
+        for size in range(largest + 1, len(bounds)):
+            growth = 1.0 + spread * (size - largest) / reach
+            bound = expected[size] * max(factor[0], 1.0 + stray * growth)
+            bounds[size] = max(expected[size], min(bound, item * size))
+        return [*accumulate(reversed(bounds), min)][::-1]  # a smaller one takes no longer
+
+
+def _odd_one(
+    sizes: list[int], counts: list[int], means: list[float], weights: list[float]
+) -> int | None:
+    # The index of a size seen once that does not fit the others at all, if there is one.
+    if len(sizes) < 3 or 1 not in counts:  # noqa: PLR2004  two others make a line
+        return None
+    fixed, per_item = straight_line(sizes, means, weights)
+    known = enumerate(zip(sizes, counts, means, strict=True))
+    once = [(mean / (fixed + per_item * size), i) for i, (size, n, mean) in known if n == 1]
+    _, odd = max(once)
+    others = [[*known[:odd], *known[odd + 1 :]] for known in (sizes, means, weights)]
+    fixed, per_item = straight_line(*others)
+    return odd if means[odd] > _ODD * (fixed + per_item * sizes[odd]) else None
+
+
+def _student(normal: float, freedom: int) -> float:
+    # The quantile of Student's distribution for one of the normal: Abramowitz, Stegun 26.7.5.
+    square, each = normal * normal, 1.0 / max(freedom, 1)
+    second = each * ((5.0 * square + 16.0) * square + 3.0) / 96.0
+    return normal * (1.0 + each * ((square + 1.0) / 4.0 + second))

@@ -57,7 +57,9 @@ async def warm_up(
     items: Sequence[Any],
     max_batch_size: int,
 ) -> None:
-    """Run batches of 1, 2, 4, … up to the maximum on each device, each size twice.
+    """Run batches of 1, 2, 3, 5, 9, … up to the maximum on each device, each size twice.
+
+    One more than a power of two each: a model that pads to powers of two shows its steps.
 
     The first run of a size pays for what is done once (compiling, allocating); the
     second one is what the latency model learns from.
@@ -66,8 +68,9 @@ async def warm_up(
         ModelError: the model failed; nothing has been served yet, so opening fails too.
         ResultCountError: likewise.
     """
-    sizes = [2**power for power in range(max_batch_size.bit_length())]
-    if sizes[-1] != max_batch_size:
+    steps = [1 + 2**power for power in range(max_batch_size.bit_length())]
+    sizes = [1, *(size for size in steps if size < max_batch_size)]
+    if max_batch_size > 1:
         sizes.append(max_batch_size)
 
     async def warm(device: Device[Any]) -> None:
@@ -76,7 +79,7 @@ async def warm_up(
             await run(device, inputs)
             device.forget()
             await run(device, inputs)
-            device.learn(device.measurements())
+            device.learn()
         device.reset_counters()
 
     async def run(device: Device[Any], inputs: list[Any]) -> None:

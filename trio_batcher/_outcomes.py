@@ -65,10 +65,11 @@ class Group(Generic[T]):
 
     __slots__ = ("caller", "missing", "requests", "results")
 
-    def __init__(self, items: Sequence[T], deadline: float, now: float) -> None:
+    def __init__(self, items: Sequence[T], deadline: float, now: float, weight: float) -> None:
         self.caller: Any = None
         self.requests = [
-            Request(item, deadline, now, self, index) for index, item in enumerate(items)
+            Request(item, deadline, now, weight, group=self, index=index)
+            for index, item in enumerate(items)
         ]
         self.results: list[Any] = [None] * len(items)
         self.missing = len(items)

@@ -6,9 +6,11 @@ and returns a value that says what to do. It changes nothing.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+
+from ._selection import best_batch
 
 if TYPE_CHECKING:
     from ._latency import LatencyModel
@@ -18,6 +20,9 @@ __all__ = ["Decision", "Dispatch", "Idle", "Limits", "WaitUntil", "decide"]
 
 T = TypeVar("T")
 
+# Deadlines that are met on paper are met in spite of rounding, seconds.
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -26,10 +31,12 @@ class Limits:
     Attributes:
         max_batch_size: most requests in a batch.
         max_delay: longest wait for companions while a device is idle, seconds.
+        devices: how many take batches from the queue.
     """
 
     max_batch_size: int
     max_delay: float
+    devices: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +71,18 @@ def decide(
     now: float,
     latency: LatencyModel,
     limits: Limits,
-    others_done_at: float = math.inf,
+    others_done_at: float = inf,
     patient: bool = True,
+    delivery: float = 0.0,
 ) -> Decision[T]:
     """Decide what a free device does.
 
-    In order of deadlines; as many as there are, up to the maximum; at once, unless the
-    user allowed a wait for companions. A request is hopeless when even a batch of its
-    own, started as early as any device could start it, ends after its deadline.
+    If everybody who waits fits into one batch that is on time for all, that is run, at
+    once unless the user allowed a wait for companions; likewise the first of those who are
+    alike but for their deadlines, if the largest batch is. If not, `best_batch` chooses. A
+    request is hopeless when even a batch of its own, started as early as any device could
+    start it, would not be sure to be done by its deadline; nobody is called that on the word
+    of a latency model that is not to be trusted.
 
     Args:
         queue: the waiting requests.
@@ -81,29 +92,49 @@ def decide(
         others_done_at: when any of the other devices could be done with a batch of one, at
             the earliest.
         patient: whether it may wait for companions at all; not when closing.
+        delivery: seconds from the end of a batch until the callers have the results.
     """
     # What follows is done while the device waits: nothing is computed that nobody needs.
-    anybody_due = queue.earliest_deadline < math.inf
+    start = now + delivery
+    bounds, limit = latency.bounds, limits.max_batch_size
+    earliest = queue.earliest_deadline
+    trusted = earliest < inf and latency.trusted(now)
     hopeless: list[Request[T]] = []
-    if anybody_due:
-        alone = latency.at_least(1, now)
-        hopeless = queue.due_before(min(now + alone, others_done_at))
-    batch = queue.first(limits.max_batch_size, after=len(hopeless))
-    if not batch:
+    if trusted:
+        reachable = min(start + bounds[1], others_done_at) - _ROUNDING
+        hopeless = queue.due_before(reachable)
+        if hopeless:
+            earliest = queue.earliest_from(reachable)
+    left = queue.size - len(hopeless)
+    if not left:
         return Idle(hopeless)
-    if patient and limits.max_delay and len(batch) < limits.max_batch_size:
-        # A wait that would cost the most urgent of them its deadline is no use to it; as
-        # long as nothing is known of the device, any wait might.
-        expected = latency.at_most(len(batch)) or math.inf
-        urgent = batch[0].deadline
-        latest = urgent - expected if urgent < math.inf else math.inf
-        time = min(queue.oldest_arrival + limits.max_delay, latest)
-        if now < time:
-            return WaitUntil(time, hopeless)
-    leaving = len(hopeless) + len(batch)
-    if anybody_due and queue.size > leaving:
+    size = min(left, limit)
+    if earliest >= start + bounds[size] - _ROUNDING and (left <= limit or queue.is_uniform):
+        if patient and limits.max_delay and left < limit:
+            # A wait that would cost the most urgent of them its deadline is no use to it; as
+            # long as nothing is known of the device, any wait might.
+            latest = earliest - delivery - (bounds[size] or inf) if earliest < inf else inf
+            time = min(queue.oldest_arrival + limits.max_delay, latest)
+            if now < time:
+                return WaitUntil(time, hopeless)
+        batch = queue.first(size, hopeless)
+    else:
+        batch = best_batch(
+            queue,
+            hopeless,
+            now=now,
+            start=start,
+            latency=latency,
+            limit=limit,
+            devices=limits.devices,
+        )
+        if trusted and not batch:
+            return Idle(hopeless)  # another device could still be in time for those who wait
+        batch = batch or queue.first(limit)
+    if trusted and len(batch) < left:
         # Those that stay behind cannot start before this batch, or another device's, ends.
-        next_done = now + latency.at_least(len(batch), now) + alone
-        overdue = queue.due_before(min(next_done, others_done_at))
-        hopeless += overdue[leaving:]
+        behind = start + latency.expected[len(batch)] + bounds[1]
+        overdue = queue.due_before(min(behind, others_done_at) - _ROUNDING)
+        leaving = {*hopeless, *batch}
+        hopeless += [request for request in overdue if request not in leaving]
     return Dispatch(batch, hopeless)

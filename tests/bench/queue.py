@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from itertools import product
 from typing import TYPE_CHECKING
 
 from trio_batcher._queue import Request, RequestQueue
@@ -25,27 +26,35 @@ ORDERS: dict[str, Callable[[random.Random, int], float]] = {
     "two classes": lambda _, n: n + (n % 2) * 50_000.0,
     "none has a deadline": lambda *_: math.inf,
 }
+# Lanes that requests are spread over at random.
+WEIGHTS = [1, 8]
 
 
-def measure(deadline: Callable[[random.Random, int], float]) -> tuple[float, float, float, float]:
+def measure(
+    deadline: Callable[[random.Random, int], float], weights: int
+) -> tuple[float, float, float, float]:
     """Return mean seconds a request: filling; adding and discarding when full; taking."""
     rng = random.Random(1)
     queue: RequestQueue[int] = RequestQueue()
-    requests = [Request(n, deadline(rng, n), float(n)) for n in range(WAITING)]
+
+    def request(n: int) -> Request[int]:
+        return Request(n, deadline(rng, n), float(n), float(rng.randint(1, weights)))
+
+    requests = [request(n) for n in range(WAITING)]
     start = time.perf_counter()
-    for request in requests:
-        queue.add(request)
+    for each in requests:
+        queue.add(each)
     filling = (time.perf_counter() - start) / WAITING
 
     # Cancel one, add one, 100,000 times over, with the queue full all the time.
-    fresh = [Request(n, deadline(rng, n), float(n)) for n in range(WAITING, WAITING + CHANGES)]
+    fresh = [request(n) for n in range(WAITING, WAITING + CHANGES)]
     victims = rng.sample(requests, CHANGES)
     discarding = adding = 0.0
-    for victim, request in zip(victims, fresh, strict=True):
+    for victim, each in zip(victims, fresh, strict=True):
         start = time.perf_counter()
         queue.discard(victim)
         middle = time.perf_counter()
-        queue.add(request)
+        queue.add(each)
         discarding += middle - start
         adding += time.perf_counter() - middle
 
@@ -59,10 +68,12 @@ def measure(deadline: Callable[[random.Random, int], float]) -> tuple[float, flo
 def main() -> None:
     """Measure and print."""
     print(f"{WAITING:,} waiting; mean µs for each request")
-    print(f"{'order of deadlines':36}{'fill':>8}{'add':>8}{'discard':>9}{'take':>8}")
-    for name, deadline in ORDERS.items():
-        filling, adding, discarding, taking = (1e6 * seconds for seconds in measure(deadline))
-        print(f"{name:36}{filling:>8.2f}{adding:>8.2f}{discarding:>9.2f}{taking:>8.2f}")
+    titles = f"{'fill':>8}{'add':>8}{'discard':>9}{'take':>8}"
+    print(f"{'order of deadlines':34}{'weights':>8}{titles}")
+    for weights, (name, deadline) in product(WEIGHTS, ORDERS.items()):
+        filling, adding, discarding, taking = (1e6 * each for each in measure(deadline, weights))
+        figures = f"{filling:>8.2f}{adding:>8.2f}{discarding:>9.2f}{taking:>8.2f}"
+        print(f"{name:34}{weights:>8}{figures}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,88 @@
+"""What a device waits for: the decision, with so many waiting, at twice what it can do.
+
+python -m tests.bench.decision
+
+A queue in overload is kept at its length: what a batch takes comes back as new arrivals.
+Timed is what stands between two batches: deciding and taking the batch out of the queue.
+Processor time in per cent is for 25 batches a second.
+"""
+
+from __future__ import annotations
+
+import sys
+from itertools import count
+from random import Random
+from statistics import median, quantiles
+from time import perf_counter
+
+from trio_batcher._latency import LatencyModel
+from trio_batcher._policy import Dispatch, Limits, decide
+from trio_batcher._queue import Request, RequestQueue
+
+BATCHES_PER_SECOND = 25.0
+# Waiting requests, and the goal for the median in microseconds.
+GOALS = {100: 200.0, 1000: None, 5000: 2000.0}
+MIXES = {
+    "one deadline": lambda rng: (1.0, 1.0),
+    "two deadlines": lambda rng: (rng.choice((0.33, 1.0)), 1.0),
+    "two weights": lambda rng: (1.0, rng.choice((1.0, 1.0, 1.0, 4.0))),
+    "both": lambda rng: (rng.choice((0.33, 1.0)), rng.choice((1.0, 4.0))),
+    "any of both": lambda rng: (rng.uniform(0.1, 1.0), float(rng.randint(1, 16))),
+}
+
+
+def seconds(size: int) -> float:
+    """Return what a batch takes: 10 ms and 1 ms for each item."""
+    return 0.010 + 0.001 * size
+
+
+def timed(waiting: int, mix: str, rounds: int, largest: int = 32) -> list[float]:
+    """Return the microseconds that each of some decisions took."""
+    rng, number = Random(1), count()
+    latency = LatencyModel(largest)
+    for size in (1, 2, 3, 5, 9, 17, largest):
+        latency.observe(size, seconds(size), 0.0)
+    limits, queue, now = Limits(largest, 0.0), RequestQueue[int](), 0.0
+    # As many come in the longest deadline as wait: the queue is in balance without a batch.
+    longest = max(0.12, waiting / (2.0 * largest / seconds(largest)))
+    times = []
+
+    def fill(span: float) -> None:
+        missing = waiting - queue.size
+        for arrived in sorted(now - span * rng.random() for _ in range(missing)):
+            allowance, weight = MIXES[mix](rng)
+            queue.add(Request(next(number), arrived + longest * allowance, arrived, weight))
+
+    fill(longest)
+    for _ in range(rounds):
+        latency.observe(largest, seconds(largest), now)
+        _ = latency.bounds
+        queue.remove_all(queue.due_before(now))
+        fill(seconds(largest))
+        begun = perf_counter()
+        decision = decide(queue, now=now, latency=latency, limits=limits)
+        queue.remove_all(decision.hopeless)
+        if isinstance(decision, Dispatch):
+            queue.remove_all(decision.batch)
+        times.append(1e6 * (perf_counter() - begun))
+        now += seconds(len(decision.batch)) if isinstance(decision, Dispatch) else 0.01
+    return times
+
+
+def main() -> int:
+    """Print the table; return 1 if a goal is missed."""
+    missed = False
+    print(f"{'waiting':>8} {'mix':<14} {'median':>9} {'90%':>9}   of a core at 25 batches/s")
+    for waiting, goal in GOALS.items():
+        for mix in MIXES:
+            times = timed(waiting, mix, 300)
+            middle, high = median(times), quantiles(times, n=10)[-1]
+            share = 1e-6 * sum(times) / len(times) * BATCHES_PER_SECOND
+            verdict = "" if goal is None else f"   goal {goal:.0f} us"
+            missed |= goal is not None and middle > goal
+            print(f"{waiting:>8} {mix:<14} {middle:6.0f} us {high:6.0f} us   {share:7.2%}{verdict}")
+    return int(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""A model that pads its batches is told from one that does not."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given, strategies as st
+
+from trio_batcher._padding import padded_sizes, pooled, straight_line
+
+MOST = 40
+PADDINGS = {
+    "powers of two": lambda size: 1 << (size - 1).bit_length(),
+    **{f"multiples of {step}": lambda size, step=step: -(-size // step) * step for step in (4, 8)},
+}
+
+
+def taking(sizes: list[int], seconds, noise: float = 0.0) -> list[float]:
+    rng = Random(1)
+    return [seconds(size) * (1.0 + noise * rng.uniform(-1.0, 1.0)) for size in sizes]
+
+
+def found(sizes: list[int], seconds, noise: float = 0.0) -> list[int] | None:
+    return padded_sizes(sizes, taking(sizes, seconds, noise), [1.0] * len(sizes), MOST)
+
+
+@pytest.mark.parametrize("name", PADDINGS)
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_what_is_padded_is_found(name, noise):
+    """From a handful of sizes, none of which has to be at a step; no size beyond the maximum."""
+    pad = PADDINGS[name]
+    sizes = [1, 3, 5, 9, 12, 17, 21, 30]
+    padded = found(sizes, lambda size: 0.01 + 0.001 * pad(size), noise)
+    assert padded == [0, *(min(MOST, pad(size)) for size in range(1, MOST + 1))]
+
+
+@given(
+    st.lists(st.integers(1, MOST), min_size=1, unique=True).map(sorted),
+    st.floats(0.0, 1.0),
+    st.floats(0.001, 0.1),
+    st.sampled_from([0.0, 0.01]),
+)
+def test_a_line_is_not_taken_for_padded(sizes, fixed, per_item, noise):
+    """Whichever sizes were seen; one per cent of noise makes no steps."""
+    assert found(sizes, lambda size: fixed + per_item * size, noise) is None
+
+
+def test_a_curve_is_not_taken_for_padded():
+    """A line fits badly, and no padding fits much better."""
+    assert found([1, 2, 4, 9, 16, 25, 36], lambda size: 0.01 * size**0.5) is None
+
+
+def test_little_is_read_into_few_sizes():
+    """Any three sizes lie on somebody's steps."""
+    assert found([1, 3, 9], PADDINGS["powers of two"]) is None
+
+
+def test_a_line_has_no_negative_parts():
+    """A fall is no slope; what rises more than in proportion starts at zero."""
+    assert straight_line([1, 2, 3], [3.0, 2.0, 1.0], [1.0] * 3)[1] == 0.0
+    assert straight_line([1, 2, 3], [1.0, 4.0, 9.0], [1.0] * 3)[0] == 0.0
+
+
+def test_one_size_gives_a_line_through_zero():
+    """Several batches of it likewise."""
+    assert straight_line([4], [2.0], [1.0]) == (0.0, 0.5)
+    assert straight_line([4, 4], [2.0, 2.0], [1.0, 1.0]) == (0.0, 0.5)
+
+
+def test_what_is_padded_to_the_same_size_is_taken_together():
+    """Counts add up, and means are weighted by them; sizes stay in order."""
+    sizes, counts, means = pooled([4, 4, 8], [1, 3, 2], [1.0, 2.0, 5.0])
+    assert (sizes, counts) == ([4, 8], [4, 2])
+    assert means == pytest.approx([1.75, 5.0])

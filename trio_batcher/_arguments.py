@@ -1,0 +1,47 @@
+"""What callers pass, checked: an error names the argument and its value."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+__all__ = ["check_limits", "checked_weight"]
+
+# Sums and ratios of weights stay far from what a float cannot hold.
+_LIGHTEST, _HEAVIEST = 1e-9, 1e9
+
+
+def check_limits(
+    max_batch_size: object, max_delay: float, max_queue_size: float, limiter: object
+) -> None:
+    """Raise what is wrong with the arguments of `open_batcher`, if anything is."""
+    if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, int):
+        raise TypeError(f"max_batch_size must be an int, not {max_batch_size!r}")
+    _check_real("max_delay", max_delay)
+    _check_real("max_queue_size", max_queue_size)
+    if max_batch_size < 1:
+        raise ValueError(f"max_batch_size must be >= 1, not {max_batch_size}")
+    if not 0.0 <= max_delay < math.inf:
+        raise ValueError(f"max_delay must be >= 0 seconds and finite, not {max_delay!r}")
+    if not (max_queue_size >= 1 and (max_queue_size == math.inf or max_queue_size % 1 == 0)):
+        raise ValueError(
+            f"max_queue_size must be a whole number >= 1, or math.inf, not {max_queue_size!r}"
+        )
+    if limiter is not None and not hasattr(limiter, "acquire_on_behalf_of"):
+        raise TypeError(f"limiter must be a trio.CapacityLimiter, not {limiter!r}")
+
+
+def checked_weight(weight: float) -> float:
+    """Return a request's weight, rounded, or raise what is wrong with it."""
+    _check_real("weight", weight)
+    if not _LIGHTEST <= weight <= _HEAVIEST:
+        raise ValueError(f"weight must be from {_LIGHTEST} to {_HEAVIEST}, not {weight!r}")
+    # Eight steps to a doubling, so that as many kinds of requests can wait as there are
+    # weights in use, and not more than can be told apart.
+    mantissa, exponent = math.frexp(weight)
+    return math.ldexp(round(16.0 * mantissa), exponent - 4)
+
+
+def _check_real(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number (math.inf for no limit), not {value!r}")

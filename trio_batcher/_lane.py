@@ -1,0 +1,193 @@
+"""Requests, and lanes of them: those that wait with the same weight, by deadline.
+
+Pure: no clock, no event loop, no lock of its own.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from math import inf
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Entry", "Lane", "Request"]
+
+T = TypeVar("T")
+
+# Entries a chunk may have before it is split: inserting into one moves half of it on
+# average, and finding the right one means a search among all of them.
+_CHUNK = 1024
+# Removed entries that may lie about, beyond as many as there are live ones, before the
+# lane is swept.
+_LITTER = 64
+
+
+class Request(Generic[T]):
+    """One item on its way to the model; told apart by identity.
+
+    Attributes:
+        item: what the model will be given.
+        deadline: the absolute time after which nobody wants the result, or infinity.
+        arrived: the absolute time at which it was submitted.
+        weight: what an answer in time is worth.
+        group: what ties the requests of one `infer_many` together, `None` for a single one.
+        index: its place in that group.
+        caller: whoever is parked for it; `None` if nobody is, or any more. Only the event
+            loop touches it, so it needs no lock.
+        lane: where it waits, `None` if it does not. Set by the queue alone.
+    """
+
+    __slots__ = ("arrived", "caller", "deadline", "group", "index", "item", "lane", "weight")
+
+    def __init__(
+        self,
+        item: T,
+        deadline: float,
+        arrived: float,
+        weight: float = 1.0,
+        *,
+        group: Any = None,
+        index: int = 0,
+    ) -> None:
+        self.item = item
+        self.deadline = deadline
+        self.arrived = arrived
+        self.weight = weight
+        self.group = group
+        self.index = index
+        self.caller: Any = None
+        self.lane: Lane[T] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Request {self.item!r} arrived={self.arrived} deadline={self.deadline}>"
+
+
+Entry: TypeAlias = tuple[float, int, Request[T]]
+"""A request as it is sorted: by deadline, then by the number under which it came."""
+
+
+class Lane(Generic[T]):
+    """Waiting requests in order of their deadlines; equal ones as they came.
+
+    Most traffic comes in the order of its deadlines and leaves from the front: then
+    adding is an append and taking a batch is a slice. Whatever the order, adding and
+    removing cost O(log n) and a move within one chunk.
+
+    Attributes:
+        weight: what each of them is worth.
+        size: how many wait.
+    """
+
+    # Invariants:
+    # - The chunks, one after another, are sorted; none is empty, unless it is the only
+    #   one. Entries are tuples because those are compared in C; the number decides
+    #   between equal deadlines, so that requests themselves never are.
+    # - A request that was removed stays as litter, told by its `lane`, until it comes to
+    #   the front or the lane is swept. The front entry is never litter.
+
+    __slots__ = ("_chunks", "size", "weight")
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+        self.size = 0
+        self._chunks: list[list[Entry[T]]] = [[]]
+
+    def __iter__(self) -> Iterator[Entry[T]]:
+        """Iterate in deadline order."""
+        for chunk in self._chunks:
+            for entry in chunk:
+                if entry[2].lane:
+                    yield entry
+
+    @property
+    def earliest(self) -> float:
+        """The nearest deadline of all, infinity if there is none."""
+        front = self._chunks[0]
+        return front[0][0] if front else inf
+
+    def add(self, entry: Entry[T]) -> None:
+        """Take in a request that waits nowhere."""
+        last = self._chunks[-1]
+        if not last or last[-1] < entry:
+            last.append(entry)
+            if len(last) > _CHUNK:
+                self._chunks.append([last.pop()])
+        else:
+            self._insert(entry)
+        entry[2].lane = self
+        self.size += 1
+
+    def _insert(self, entry: Entry[T]) -> None:
+        chunks = self._chunks
+        at = bisect_left(chunks, entry, key=_last)
+        chunk = chunks[at]
+        insort(chunk, entry)
+        if len(chunk) > _CHUNK:
+            half = len(chunk) // 2
+            chunks.insert(at + 1, chunk[half:])
+            del chunk[half:]
+
+    def tidy(self) -> None:
+        """Clear away what was removed; to be called after every removal."""
+        self._clear_front()
+        if sum(map(len, self._chunks)) > 2 * self.size + _LITTER:
+            live = list(self)
+            half = _CHUNK // 2
+            self._chunks = [live[i : i + half] for i in range(0, len(live), half)] or [[]]
+
+    def _clear_front(self) -> None:
+        chunks = self._chunks
+        while True:
+            front = chunks[0]
+            count = 0
+            for _, _, request in front:
+                if request.lane:
+                    break
+                count += 1
+            if count < len(front) or len(chunks) == 1:
+                del front[:count]
+                return
+            del chunks[0]
+
+    def first(self, count: int) -> list[Entry[T]]:
+        """Return up to ``count`` of them, those that are due first."""
+        return self.due_from(-inf, -inf, count)
+
+    def due_before(self, time: float) -> list[Entry[T]]:
+        """Return those whose deadline is earlier than ``time``."""
+        due: list[Entry[T]] = []
+        for chunk in self._chunks:
+            if not chunk or chunk[0][0] >= time:
+                break
+            end = bisect_left(chunk, time, key=_deadline)
+            due += [entry for entry in chunk[:end] if entry[2].lane]
+        return due
+
+    def due_from(self, start: float, stop: float, more: int) -> list[Entry[T]]:
+        """Return those due at ``start`` or later: until ``stop``, and ``more`` beyond."""
+        found: list[Entry[T]] = []
+        for chunk in self._chunks:
+            if not chunk or chunk[-1][0] < start:
+                continue
+            first = bisect_left(chunk, start, key=_deadline)
+            end = bisect_left(chunk, stop, lo=first, key=_deadline)
+            found += [entry for entry in chunk[first:end] if entry[2].lane]
+            while more and end < len(chunk):
+                # As many again until there are enough: litter may lie between them.
+                beyond = [entry for entry in chunk[end : end + more] if entry[2].lane]
+                end += more
+                more -= len(beyond)
+                found += beyond
+            if not more and end < len(chunk):
+                break
+        return found
+
+
+def _last(chunk: list[Entry[Any]]) -> Entry[Any]:
+    return chunk[-1]
+
+
+def _deadline(entry: Entry[Any]) -> float:
+    return entry[0]

@@ -1,0 +1,95 @@
+"""Whether a model pads its batches: then it is the padded size that takes the time.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from operator import mul
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+__all__ = ["padded_sizes", "pooled", "straight_line"]
+
+# So many sizes have to be known before anything is read into them.
+_ENOUGH = 4
+# A line that leaves less than this, relative, is right; a padding has to leave this part of
+# what the line leaves to be believed.
+_RIGHT, _BETTER = 0.02, 0.25
+
+
+def straight_line(
+    sizes: Sequence[int], means: Sequence[float], weights: Sequence[float]
+) -> tuple[float, float]:
+    """Return what is fixed and what each item adds, none negative.
+
+    By least squares of the residuals relative to the means. One size alone gives a line
+    through zero.
+    """
+    weights = [weight / (mean * mean) for weight, mean in zip(weights, means, strict=True)]
+    pulls, total = list(map(mul, weights, sizes)), sum(weights)
+    center, height = sum(pulls) / total, sum(map(mul, weights, means)) / total
+    if min(sizes) < max(sizes):
+        away = [size - center for size in sizes]
+        pushes = list(map(mul, weights, away))
+        slope = max(0.0, sum(map(mul, pushes, means)) / sum(map(mul, pushes, away)))
+        if slope * center <= height:
+            return height - slope * center, slope
+    return 0.0, sum(map(mul, pulls, means)) / sum(map(mul, pulls, sizes))
+
+
+def padded_sizes(
+    sizes: Sequence[int], means: Sequence[float], weights: Sequence[float], most: int
+) -> list[int] | None:
+    """Return to what each size up to ``most`` is padded, by its size; `None` if it is not.
+
+    Args:
+        sizes: those seen.
+        means: what each has taken, seconds.
+        weights: how much is known of each.
+        most: the largest possible size.
+    """
+    if len(sizes) < _ENOUGH:
+        return None
+    least = _misfit(sizes, means, weights)
+    if least < _RIGHT * _RIGHT:
+        return None
+    least *= _BETTER * _BETTER
+    found = None
+    for pad in _paddings(most):
+        padded = [min(most, pad(size)) for size in range(most + 1)]
+        left = _misfit([padded[size] for size in sizes], means, weights)
+        if left < least:
+            found, least = padded, left
+    return found
+
+
+def pooled(
+    sizes: list[int], counts: list[int], means: list[float]
+) -> tuple[list[int], list[int], list[float]]:
+    """Return sizes, counts and means, those of equal (padded) size taken together."""
+    total: dict[int, int] = {}
+    seconds: dict[int, float] = {}
+    for size, count, mean in zip(sizes, counts, means, strict=True):
+        total[size] = total.get(size, 0) + count
+        seconds[size] = seconds.get(size, 0.0) + count * mean
+    return [*total], [*total.values()], [seconds[size] / total[size] for size in total]
+
+
+def _paddings(most: int) -> Iterator[Callable[[int], int]]:
+    """Yield the usual ones: to a power of two; to a multiple of one."""
+    yield lambda size: 1 << (size - 1).bit_length() if size else 0
+    step = 2
+    while step < most:
+        yield lambda size, step=step: -(-size // step) * step  # type: ignore[misc]
+        step *= 2
+
+
+def _misfit(sizes: Sequence[int], means: Sequence[float], weights: Sequence[float]) -> float:
+    """Return the mean square of what a line leaves, relative."""
+    fixed, per_item = straight_line(sizes, means, weights)
+    known = zip(sizes, means, weights, strict=True)
+    squares = [w * (mean / (fixed + per_item * size) - 1.0) ** 2 for size, mean, w in known]
+    return sum(squares) / sum(weights)
