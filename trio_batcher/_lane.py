@@ -87,11 +87,12 @@ class Lane(Generic[T]):
     # - A request that was removed stays as litter, told by its `lane`, until it comes to
     #   the front or the lane is swept. The front entry is never litter.
 
-    __slots__ = ("_chunks", "size", "weight")
+    __slots__ = ("_chunks", "_held", "size", "weight")
 
     def __init__(self, weight: float) -> None:
         self.weight = weight
         self.size = 0
+        self._held = 0  # entries, litter among them
         self._chunks: list[list[Entry[T]]] = [[]]
 
     def __iter__(self) -> Iterator[Entry[T]]:
@@ -118,6 +119,7 @@ class Lane(Generic[T]):
             self._insert(entry)
         entry[2].lane = self
         self.size += 1
+        self._held += 1
 
     def _insert(self, entry: Entry[T]) -> None:
         chunks = self._chunks
@@ -132,8 +134,9 @@ class Lane(Generic[T]):
     def tidy(self) -> None:
         """Clear away what was removed; to be called after every removal."""
         self._clear_front()
-        if sum(map(len, self._chunks)) > 2 * self.size + _LITTER:
+        if self._held > 2 * self.size + _LITTER:
             live = list(self)
+            self._held = len(live)
             half = _CHUNK // 2
             self._chunks = [live[i : i + half] for i in range(0, len(live), half)] or [[]]
 
@@ -146,6 +149,7 @@ class Lane(Generic[T]):
                 if request.lane:
                     break
                 count += 1
+            self._held -= count
             if count < len(front) or len(chunks) == 1:
                 del front[:count]
                 return
