@@ -210,6 +210,16 @@ few = cases(FEW, 4)
 many = cases(40, 9)
 
 
+def check_worth(case, queue, best) -> None:
+    """What is chosen is worth as much as the best; nothing is if nobody can be in time."""
+    batch = case.choose(queue)
+    if not best:
+        assert batch == []
+    else:
+        worth = case.worth(batch, case.overdue(queue), case.cost(queue))
+        assert worth == pytest.approx(best, rel=1e-9)
+
+
 # The batch
 
 
@@ -218,13 +228,7 @@ many = cases(40, 9)
 def test_no_batch_is_worth_more(case):
     """Of all sizes and all who are on time, nothing gains more per second than what is chosen."""
     queue = case.queue()
-    batch = case.choose(queue)
-    best = case.tried(queue)
-    if not best:
-        assert batch == []
-    else:
-        worth = case.worth(batch, case.overdue(queue), case.cost(queue))
-        assert worth == pytest.approx(best, rel=1e-9)
+    check_worth(case, queue, case.tried(queue))
 
 
 @settings(max_examples=200)
@@ -232,13 +236,7 @@ def test_no_batch_is_worth_more(case):
 def test_no_batch_of_many_is_worth_more(case):
     """The same with more to choose from than all batches could be tried of."""
     queue = case.queue()
-    batch = case.choose(queue)
-    best = case.sorted_out(queue)
-    if not best:
-        assert batch == []
-    else:
-        worth = case.worth(batch, case.overdue(queue), case.cost(queue))
-        assert worth == pytest.approx(best, rel=1e-9)
+    check_worth(case, queue, case.sorted_out(queue))
 
 
 @given(few)

@@ -94,6 +94,7 @@ class Batcher(Generic[T, R]):
             That input's result.
 
         Raises:
+            TypeError, ValueError: the weight is not a number from 1e-9 to 1e9.
             Overloaded: ``max_queue_size`` requests are waiting.
             DeadlineUnreachable: the deadline cannot be met; raised before it passes.
             ModelError: the model raises on this item, or on everything.
@@ -227,9 +228,9 @@ def open_batcher(
 ) -> AbstractAsyncContextManager[Batcher[Any, Any]]:
     """Put a model behind a `Batcher` for the length of an ``async with`` block.
 
-    A device that becomes free takes the waiting requests at once, those with the nearest
-    deadlines first, and as many as there are, up to ``max_batch_size``. While it runs
-    them the next ones gather. So batches grow with the load, and a lone request does not wait.
+    A device that becomes free takes the waiting requests at once, as many as there are, up to
+    ``max_batch_size``; when not all can be in time, those that gain the most by it. While it
+    runs them the next ones gather. So batches grow with the load, and a lone request does not wait.
 
     Leaving the block normally runs everything that was accepted first. Leaving it by an
     exception or a cancellation turns away what waits (`BatcherClosed`), cancels an async

@@ -16,7 +16,7 @@ class DeliveryModel:
     here being too careful costs places in every batch).
 
     Attributes:
-        seconds: it hardly ever takes longer; 0 while nothing is known.
+        seconds: nine in ten take no longer; 0 while nothing is known.
     """
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ composed at the last instant, and posts the outcomes back into the event loop.
 
 Who may touch what:
 
-- the queue, the latency models and the devices' `batch` and `starting`:
+- the queue, the devices' `latency`, `delivery`, `batch` and `starting`:
   only under `_lock`, which is never held while anything else is waited for or run;
 - `caller` of a request or group, the counters, `_free`, `_ring_at`: only in the event
   loop. So a caller that left is gone for good when the outcome of its batch comes in.

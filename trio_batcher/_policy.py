@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
-from ._selection import best_batch
+from ._selection import ROUNDING, best_batch
 
 if TYPE_CHECKING:
     from ._latency import LatencyModel
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["Decision", "Dispatch", "Idle", "Limits", "WaitUntil", "decide"]
 
 T = TypeVar("T")
-
-# Deadlines that are met on paper are met in spite of rounding, seconds.
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +98,7 @@ def decide(
     trusted = earliest < inf and latency.trusted(now)
     hopeless: list[Request[T]] = []
     if trusted:
-        reachable = min(start + bounds[1], others_done_at) - _ROUNDING
+        reachable = min(start + bounds[1], others_done_at) - ROUNDING
         hopeless = queue.due_before(reachable)
         if hopeless:
             earliest = queue.earliest_from(reachable)
@@ -109,7 +106,7 @@ def decide(
     if not left:
         return Idle(hopeless)
     size = min(left, limit)
-    if earliest >= start + bounds[size] - _ROUNDING and (left <= limit or queue.is_uniform):
+    if earliest >= start + bounds[size] - ROUNDING and (left <= limit or queue.is_uniform):
         if patient and limits.max_delay and left < limit:
             # A wait that would cost the most urgent of them its deadline is no use to it; as
             # long as nothing is known of the device, any wait might.
@@ -134,7 +131,7 @@ def decide(
     if trusted and len(batch) < left:
         # Those that stay behind cannot start before this batch, or another device's, ends.
         behind = start + latency.expected[len(batch)] + bounds[1]
-        overdue = queue.due_before(min(behind, others_done_at) - _ROUNDING)
+        overdue = queue.due_before(min(behind, others_done_at) - ROUNDING)
         leaving = {*hopeless, *batch}
         hopeless += [request for request in overdue if request not in leaving]
     return Dispatch(batch, hopeless)

@@ -18,7 +18,7 @@ from ._lane import Entry, Lane, Request
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-__all__ = ["Entry", "Lane", "Request", "RequestQueue"]
+__all__ = ["Entry", "Request", "RequestQueue"]
 
 T = TypeVar("T")
 

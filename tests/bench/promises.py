@@ -53,15 +53,15 @@ EARLY = 5
 LIGHT_GOAL = 1.02
 # Batches until what is earned is `CLOSE` to what a batcher earns that knew the device.
 COLD_GOAL, CHANGE_GOAL, CLOSE = 30, 15, 0.95
-# The same after a single batch that took PAUSE seconds too long. None: only printed.
-PAUSE_GOAL: int | None = None
+# The same after a single batch that took PAUSE seconds too long.
+PAUSE_GOAL = CHANGE_GOAL
 PAUSE = 0.040
 # Percent of the optimum, mean over cells.
 STEPS_GOAL = 96.0
-# Longest wait of a request without a deadline, seconds: TO BE FILLED IN. None: only printed.
+# Longest wait of a request without a deadline, seconds.
 # Of docs/scheduling.md, (12 + k // 16) full batches of 42 ms: k, those without a deadline who
 # come in ten of them, is 64 here.
-NO_DEADLINE_BOUND: float | None = (12 + 64 // 16) * 0.042
+NO_DEADLINE_BOUND = (12 + 64 // 16) * 0.042
 
 MANY_SEEDS = range(100, 110)
 
@@ -300,10 +300,10 @@ def pause(pool: Executor) -> bool:
     return all_met
 
 
-def _settling(name: str, found: list[list[tuple[int, int]]], window: int, goal: int | None) -> bool:
+def _settling(name: str, found: list[list[tuple[int, int]]], window: int, goal: int) -> bool:
     batches, ratios = until_close(found, window)
-    met = goal is None or batches <= goal
-    print(f"{name:52}{batches if batches < math.inf else 'never':>8}{_goal(goal):>7}   ", end="")
+    met = batches <= goal
+    print(f"{name:52}{batches if batches < math.inf else 'never':>8}{goal:>7}   ", end="")
     print(" ".join(f"{ratio:.3f}" for ratio in ratios) + _missed(met), flush=True)
     return met
 
@@ -364,9 +364,9 @@ def undated(pool: Executor) -> bool:
         cell = Cell(DEVICE, classes, "poisson", 2.0, 6000)
         found = each_seed(pool, partial(beside, cell), SEEDS)
         waits = [wait for each, _, _ in found for wait in each]
-        met = NO_DEADLINE_BOUND is None or max(waits) <= NO_DEADLINE_BOUND
+        met = max(waits) <= NO_DEADLINE_BOUND
         all_met &= met
-        bound = "-" if NO_DEADLINE_BOUND is None else f"{1e3 * NO_DEADLINE_BOUND:.0f} ms"
+        bound = f"{1e3 * NO_DEADLINE_BOUND:.0f} ms"
         print(f"{cell.requests:52}{1e3 * fmean(waits):9.1f} ms{1e3 * max(waits):9.1f} ms", end="")
         print(f"{bound:>12}{fmean(ours for _, ours, _ in found):16.0f}/s", end="")
         print(f"{fmean(alone for _, _, alone in found):10.0f}/s{_missed(met)}", flush=True)
