@@ -22,7 +22,7 @@ Pure.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import Counter, defaultdict
 from itertools import accumulate, chain, islice, repeat
 from math import exp
@@ -71,44 +71,6 @@ class _Row(Generic[T]):
         self.ranks: list[float] = []
 
 
-class _Pool(Generic[T]):
-    """Of one row, who would ride: the ranks' running sums have it."""
-
-    __slots__ = ("_dues", "_first", "_sums")
-
-    def __init__(self, row: _Row[T]) -> None:
-        self._dues, self._first = row.dues, len(row.dues)
-        self._sums = [*accumulate(row.ranks, initial=0.0)]
-
-    def board(self, seats: int, by: float) -> tuple[int, float]:
-        """Return how many ride, and the sum of their ranks; ``by`` may only become earlier."""
-        self._first = first = bisect_left(self._dues, by, 0, self._first)
-        taken = min(seats, len(self._dues) - first)
-        return taken, self._sums[first + taken] - self._sums[first]
-
-
-class _Pools(Generic[T]):
-    """The same of several rows: who has come on time since the last, larger size is let in."""
-
-    __slots__ = ("_dues", "_first", "_inside", "_ranks")
-
-    def __init__(self, rows: Sequence[_Row[T]]) -> None:
-        pairs = sorted(chain.from_iterable([zip(row.dues, row.ranks) for row in rows]))  # noqa: B905
-        self._dues = [due for due, _ in pairs]
-        self._ranks = [rank for _, rank in pairs]
-        self._first = len(pairs)
-        self._inside: list[float] = []
-
-    def board(self, seats: int, by: float) -> tuple[int, float]:
-        """As for one row; besides, ``seats`` may only become fewer."""
-        inside, last = self._inside, self._first
-        self._first = first = bisect_left(self._dues, by, 0, last)
-        inside += self._ranks[first:last]
-        inside.sort(reverse=True)
-        del inside[seats:]
-        return len(inside), sum(inside)
-
-
 def best_batch(
     queue: RequestQueue[T],
     late: Sequence[Request[T]],
@@ -146,38 +108,91 @@ def best_batch(
             overdue=overdue,
         )
     )
-    rows.sort(key=_weight, reverse=True)
+    if len(rows) == 1 and not overdue:
+        return _first_of(rows[0], cost, start=start, expected=expected, bounds=bounds, limit=limit)
+    rows.sort(key=attrgetter("weight"), reverse=True)
     above = [row for row in rows if row.weight > cost]
     below = rows[len(above) :]
     for row in above:
         premium = row.weight - cost
         row.ranks = [premium * exp((start - due) / full) for due in row.dues]
+    size = _best_size(
+        above, below, overdue, start=start, cost=cost, expected=expected, bounds=bounds, limit=limit
+    )
+    riders = _riders(above, below, size - len(overdue), start + bounds[size] - ROUNDING)
+    return [request for _, _, request in sorted(overdue + riders)]
+
+
+def _best_size(
+    above: Sequence[_Row[T]],
+    below: Sequence[_Row[T]],
+    overdue: Sequence[Entry[T]],
+    *,
+    start: float,
+    cost: float,
+    expected: Sequence[float],
+    bounds: Sequence[float],
+    limit: int,
+) -> int:
+    full, kept = expected[limit], len(overdue)
     # What the heaviest so many are worth: no batch of that size gains more.
-    weights = [repeat(row.weight, len(row.dues)) for row in rows]
-    at_most = [
-        *accumulate(
-            islice(chain([entry[2].weight for entry in overdue], *weights), limit), initial=0.0
-        )
-    ]
-    sure, kept = at_most[len(overdue)], len(overdue)
-    # On time with a batch of any size, and the ranks of those above who are and would ride.
-    pools = _Pool(above[0]) if len(above) == 1 else _Pools(above)
+    weights = [repeat(row.weight, len(row.dues)) for row in chain(above, below)]
+    heaviest = islice(chain([entry[2].weight for entry in overdue], *weights), limit)
+    at_most = [*accumulate(heaviest, initial=0.0)]
+    # Batches become smaller and quicker. Those above the cost of a seat who are on time with
+    # the one looked at are inside: their ranks, negative, the least last.
+    pairs = sorted(chain.from_iterable([zip(row.dues, row.ranks) for row in above]))  # noqa: B905
+    dues, ranks = [due for due, _ in pairs], [rank for _, rank in pairs]
+    last, inside, total = len(dues), list[float](), 0.0
     best, best_size = -1.0, 0
     for size in _sizes(len(at_most) - 1, max(1, kept)):
         if at_most[size] <= best * expected[size]:
             continue
         seats, by = size - kept, start + bounds[size] - ROUNDING
-        taken, ranks = pools.board(seats, by)
-        value = sure + cost * taken + ranks * exp(min(bounds[size] / full, _AGES))
+        first = bisect_left(dues, by, 0, last)
+        for rank in ranks[first:last]:
+            insort(inside, -rank)
+            total += rank
+        last = first
+        while len(inside) > seats:
+            total += inside.pop()
+        taken = len(inside)
+        value = at_most[kept] + cost * taken + total * exp(min(bounds[size] / full, _AGES))
         for row in below:
             count = min(seats - taken, len(row.dues) - bisect_left(row.dues, by))
             value += count * row.weight
             taken += count
         if taken == seats and value > best * expected[size]:
             best, best_size = value / expected[size], size
-    by = start + bounds[best_size] - ROUNDING
-    chosen = overdue + _riders(above, below, best_size - kept, by)
-    return [request for _, _, request in sorted(chosen)]
+    return best_size
+
+
+def _first_of(
+    row: _Row[T],
+    cost: float,
+    *,
+    start: float,
+    expected: Sequence[float],
+    bounds: Sequence[float],
+    limit: int,
+) -> list[Request[T]]:
+    # The best batch if all have one weight: those ride who are on time and due first.
+    dues, full, weight = row.dues, expected[limit], row.weight
+    cost = min(cost, weight)
+    ranks = [(weight - cost) * exp((start - due) / full) for due in dues]
+    sums = [*accumulate(ranks, initial=0.0)]
+    best, first, end, chosen = 0.0, len(dues), len(dues), slice(0)
+    for size in _sizes(min(limit, end), 1):
+        if size * weight <= best * expected[size]:
+            continue
+        first = bisect_left(dues, start + bounds[size] - ROUNDING, 0, first)
+        last = first + size
+        if last <= end:
+            gain = (sums[last] - sums[first]) * exp(min(bounds[size] / full, _AGES))
+            value = (cost * size + gain) / expected[size]
+            if value > best:
+                best, chosen = value, slice(first, last)
+    return [request for _, _, request in row.entries[chosen]]
 
 
 def _sizes(most: int, least: int) -> Iterator[int]:
@@ -190,10 +205,6 @@ def _sizes(most: int, least: int) -> Iterator[int]:
         yield least
 
 
-def _weight(row: _Row[T]) -> float:
-    return row.weight
-
-
 def _seat_cost(
     queue: RequestQueue[T],
     late: Sequence[Request[T]],
@@ -204,14 +215,17 @@ def _seat_cost(
     devices: int,
 ) -> float:
     """Return c: for each step of weight, by how many seats those above it are short."""
+    recent, lanes = queue.recent, [*queue.due.values(), *queue.undue.values()]
+    lasted = now - recent[0][0] if len(recent) >= _ENOUGH else 0.0
+    expected = _HORIZON * full / lasted if lasted > 0.0 else 0.0
     demand: defaultdict[float, float] = defaultdict(float)
-    for lane in chain(queue.due.values(), queue.undue.values()):
+    for lane in lanes:
         demand[lane.weight] += lane.size
-    for weight, count in Counter(map(attrgetter("weight"), late)).items():
-        demand[weight] -= count
-    recent = queue.recent
-    if len(recent) >= _ENOUGH and now > recent[0][0]:
-        expected = _HORIZON * full / (now - recent[0][0])
+    if len(demand) == 1:  # the usual case: nothing to be told apart
+        demand[lanes[0].weight] += len(recent) * expected - len(late)
+    else:
+        for weight, count in Counter(map(attrgetter("weight"), late)).items():
+            demand[weight] -= count
         for weight, count in Counter(map(itemgetter(1), recent)).items():
             demand[weight] += count * expected
     seats = (1.0 + _HORIZON) * limit * devices
