@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 ROOMS = [
     "lane",
     "queue",
-    "padding",
+    "fitting",
     "delivery",
     "latency",
     "selection",

@@ -18,11 +18,12 @@ FLOORS = [
     {"trio_batcher"},
     {"_batcher"},
     {"_engine", "_lifecycle"},
-    {"_device", "_outcomes"},
+    {"_outcomes", "_scheduler"},
+    {"_device"},
     {"_arguments", "_bisection", "_hosts", "_interpreter", "_model", "_policy", "_statistics"},
     {"_selection"},
     {"_latency", "_queue"},
-    {"_delivery", "_errors", "_lane", "_padding"},
+    {"_delivery", "_errors", "_lane", "_fitting"},
 ]
 FLOOR_OF = {room: depth for depth, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -33,7 +34,7 @@ PURE = {
     "_errors",
     "_lane",
     "_latency",
-    "_padding",
+    "_fitting",
     "_policy",
     "_queue",
     "_selection",

@@ -203,7 +203,7 @@ async def test_a_fault_of_the_batcher_itself_reaches_everybody_and_nobody_hangs(
     with pytest.raises(BatcherCrashed) as caught:
         async with open_batcher(lambda items: items) as batcher:
             assert await batcher.infer(1) == 1
-            monkeypatch.setattr("trio_batcher._engine.decide", broken)
+            monkeypatch.setattr("trio_batcher._scheduler.decide", broken)
             outcomes = await outcomes_of(batcher, range(3))
             assert all(isinstance(error, BatcherCrashed) for error in outcomes.values())
             assert all(error.__cause__ is fault for error in outcomes.values())
@@ -276,7 +276,7 @@ async def test_the_blocks_own_exception_wins_over_a_crash(monkeypatch):
     def broken(*_, **__):
         raise RuntimeError
 
-    monkeypatch.setattr("trio_batcher._engine.decide", broken)
+    monkeypatch.setattr("trio_batcher._scheduler.decide", broken)
     with pytest.raises(KeyError, match="mine"):
         async with open_batcher(lambda items: items) as batcher:
             with pytest.raises(BatcherCrashed):

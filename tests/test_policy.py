@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from trio_batcher._latency import LatencyModel
-from trio_batcher._policy import Dispatch, Idle, Limits, WaitUntil, decide
+from trio_batcher._policy import Dispatch, Idle, Limits, Plan, WaitUntil, decide, plan
 from trio_batcher._queue import Request, RequestQueue
 from trio_batcher._selection import PATIENCE
 
@@ -278,7 +278,7 @@ def test_a_decision_changes_nothing(case):
     def state():
         lanes = [*queue.due.items(), *queue.undue.items()]
         chunks = [(weight, [list(chunk) for chunk in lane._chunks]) for weight, lane in lanes]
-        return list(queue), chunks, list(queue.recent), queue.size
+        return list(queue), chunks, queue.recent(), queue.size
 
     before = state()
     first = case.decide(queue)
@@ -716,3 +716,54 @@ def test_whoever_is_run_is_on_time_and_whoever_is_told_is_told_in_time(seed):
     served = sum(fate.done < math.inf for fate in fates.values())
     span = max(fate.done for fate in fates.values() if fate.done < math.inf)
     assert served >= 0.8 * 32 * span / latency.expected[32]
+
+
+# Plans
+
+
+def planned(case: Case, queue: RequestQueue, now: float = NOW) -> Plan | None:
+    return plan(
+        queue,
+        now=now,
+        latency=case.latency,
+        limits=case.limits,
+        others_done_at=NOW + case.others_done_at,
+        delivery=case.delivery,
+    )
+
+
+@given(cases(patient=st.just(value=False)))
+def test_a_plan_is_the_decision_of_the_instant_it_is_for(case):
+    """The same batch, if somebody stays behind it; else whoever comes can still join."""
+    queue = case.queue()
+    found, batch = planned(case, queue), batch_of(case.decide(queue))
+    if batch and len(batch) < queue.size:
+        assert found == Plan(batch, NOW + case.delivery)
+    else:
+        assert found is None
+
+
+@given(
+    cases(patient=st.just(value=False)),
+    st.floats(-0.2, 0.2),
+    st.sets(st.integers(0, 20)),
+)
+def test_what_is_left_of_a_plan_waits_and_will_be_on_time(case, later, leaving):
+    """Nobody rides who has left, or who would be late; and it is most of the plan, or nothing."""
+    queue = case.queue()
+    found = planned(case, queue)
+    if found is None:
+        return
+    for request in [*queue]:
+        if request.item in leaving:
+            queue.discard(request)
+    start, size = found.start + later, len(found.batch)
+    kept = found.carried_out(start, case.latency)
+    good = [
+        request
+        for request in found.batch
+        if request.item not in leaving
+        and request.deadline >= start + case.latency.bounds[size] - ROUNDING
+    ]
+    near = abs(later) <= case.latency.expected[-1] / 32
+    assert kept == (good if near and len(good) >= size * 7 / 8 else [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from itertools import chain, groupby
 from operator import attrgetter
 
@@ -19,6 +20,7 @@ from hypothesis.stateful import (
 )
 
 from trio_batcher import _lane, _queue
+from trio_batcher._lane import RECENT
 from trio_batcher._queue import Request, RequestQueue
 
 # Few values, so that many are equal, and order among equals matters.
@@ -168,8 +170,18 @@ class QueueAgainstList(RuleBasedStateMachine):
         assert queue.added == len(self.all)
         assert queue.earliest_deadline == min([e.deadline for e in expected], default=math.inf)
         assert queue.oldest_arrival == min([e.arrived for e in expected], default=math.inf)
-        assert list(queue.recent) == [(e.arrived, e.weight) for e in self.all[-64:]]
         assert all(each.lane for each in expected)
+
+    @invariant()
+    def rate(self):
+        for dated in (False, True):
+            weights = {e.weight for e in self.all if (e.deadline < math.inf) == dated}
+            if len(weights) > _queue._LANES:
+                return  # a lane that was thrown away is forgotten
+        since, counts = self.queue.recent()
+        assert since == min([e.arrived for e in self.all[-RECENT:]], default=math.inf)
+        last = Counter(e.weight for e in self.all if e.arrived >= since)
+        assert {weight: count for weight, count in counts.items() if count} == last
 
     @invariant()
     def due(self):
@@ -211,7 +223,7 @@ def test_an_empty_queue_has_nothing_due():
     queue = RequestQueue()
     assert queue.earliest_deadline == queue.earliest_from(0.0) == queue.oldest_arrival == math.inf
     assert queue.first(3) == queue.due_before(math.inf) == queue.clear() == list(queue) == []
-    assert list(queue.recent) == []
+    assert queue.recent() == (math.inf, {})
     assert not queue.is_uniform
     assert queue.size == queue.peak == queue.added == len(queue) == 0
     queue.remove_all([])
@@ -336,7 +348,7 @@ def test_looking_changes_nothing(small):
 
     def state():
         chunks = [[list(chunk) for chunk in lane._chunks] for lane in lanes_of(queue)]
-        return list(queue), chunks, list(queue.recent), queue.size
+        return list(queue), chunks, queue.recent(), queue.size
 
     before = state()
     for count in (0, 1, 5, 100):
@@ -374,10 +386,9 @@ def test_of_the_last_requests_arrival_and_weight_are_remembered():
         each = request(9.0, float(i), weight=float(i % 3 + 1))
         queue.add(each)
         queue.discard(each)
-    assert len(queue.recent) == _queue._RECENT
-    assert list(queue.recent) == [
-        (float(i), float(i % 3 + 1)) for i in range(1_000 - _queue._RECENT, 1_000)
-    ]
+    since, counts = queue.recent()
+    assert since == 1_000 - RECENT
+    assert counts == Counter(float(i % 3 + 1) for i in range(1_000 - RECENT, 1_000))
 
 
 # Memory

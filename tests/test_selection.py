@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from trio_batcher import _selection
+from trio_batcher._lane import RECENT
 from trio_batcher._latency import LatencyModel
 from trio_batcher._queue import Request, RequestQueue
 from trio_batcher._selection import PATIENCE, best_batch
@@ -96,10 +97,13 @@ class Case(NamedTuple):
         """The sum over steps of weight of how crowded it is for those above the step."""
         late = self.late(queue)
         demand = [(request.weight, 1.0) for request in queue if request not in late]
-        recent = list(queue.recent)
-        if len(recent) >= _selection._ENOUGH and recent[0][0] < NOW:
-            span = NOW - recent[0][0]
-            demand += [(weight, _selection._HORIZON * self.full / span) for _, weight in recent]
+        came = sorted(
+            [*self.gone, *((arrival, weight) for _, arrival, weight in self.requests)],
+        )
+        since = min([arrival for arrival, _ in came[-RECENT:]], default=0.0)
+        recent = [weight for arrival, weight in came if arrival >= since]
+        if len(recent) >= _selection._ENOUGH and since < 0.0:
+            demand += [(weight, _selection._HORIZON * self.full / -since) for weight in recent]
         seats = (1.0 + _selection._HORIZON) * self.limit * self.devices
         cost = last = 0.0
         for step in sorted({weight for weight, _ in demand}):
@@ -315,10 +319,10 @@ def test_who_only_fills_up_has_to_be_on_time_as_well():
 def test_choosing_changes_nothing(case):
     """The queue is as before; choosing again gives the same."""
     queue = case.queue()
-    waiting, recent = list(queue), list(queue.recent)
+    waiting, recent = list(queue), queue.recent()
     first = case.choose(queue)
     assert case.choose(queue) == first
-    assert (list(queue), list(queue.recent)) == (waiting, recent)
+    assert (list(queue), queue.recent()) == (waiting, recent)
 
 
 def test_without_pressure_the_urgent_need_not_wait_for_company():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ._bisection import Attempt, Raised, Returned, checked, outcomes_of
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ._model import ModelSource
+    from ._policy import Plan
     from ._queue import Request
 
 __all__ = ["Device", "Fleet"]
@@ -30,10 +32,13 @@ class Device(Generic[T]):
 
     Attributes:
         is_async: its model runs in the event loop.
-        latency: what its batches have taken. Guarded by the engine's lock.
+        latency: what its batches have taken. Guarded by the scheduler's lock.
         delivery: how long its results have been on their way. Guarded likewise.
         batch: the requests in the batch that is running, `None` between batches.
         starting: a burst was started on it and has not taken its first batch yet.
+        plan: what was chosen for it to run next, while it runs. Guarded likewise.
+        plan_from: when to begin with that; infinity if it is not worth while. Guarded likewise.
+        deciding: seconds that it waited for a choice the last time there was one.
         ended: when its last run ended.
         busy: seconds its model has spent running.
         reruns: runs made to find what a batch failed on.
@@ -45,6 +50,9 @@ class Device(Generic[T]):
         self.delivery = DeliveryModel()
         self.batch: list[Request[T]] | None = None
         self.starting = False
+        self.plan: Plan[T] | None = None
+        self.plan_from = math.inf
+        self.deciding = 0.0
         self.ended = -math.inf
         self.busy = 0.0
         self.reruns = 0
@@ -56,8 +64,8 @@ class Device(Generic[T]):
         if source.factory is None:
             self._adopt(source.model)
         # (size, seconds, ended) of runs that the latency model has not seen yet: it is
-        # guarded by the engine's lock, which nobody holds while the model runs.
-        self._measured: list[tuple[int, float, float]] = []
+        # guarded by the scheduler's lock, which nobody holds while the model runs.
+        self._measured: deque[tuple[int, float, float]] = deque()
 
     @property
     def has_to_be_loaded(self) -> bool:
@@ -148,29 +156,32 @@ class Device(Generic[T]):
 
     def forget(self) -> None:
         """Drop what was measured and not learned yet."""
-        self._measured = []
+        self._measured.clear()
 
     def learn(self) -> None:
-        """Let the latency model know what its runs took. The engine's lock is held."""
-        measured, self._measured = self._measured, []
-        for size, seconds, ended in measured:
-            self.latency.observe(size, seconds, ended)
+        """Let the latency model know what its runs took. The scheduler's lock is held."""
+        # The worker may add to it meanwhile.
+        while self._measured:
+            self.latency.observe(*self._measured.popleft())
 
     def reset_counters(self) -> None:
         """Start counting busy time and reruns anew, after a warm-up."""
         self.busy, self.reruns = 0.0, 0
 
     def pick_up(self, batch: list[Request[T]], now: float) -> None:
-        """Note that a batch is starting. The engine's lock is held."""
+        """Note that a batch is starting. The scheduler's lock is held."""
         self.starting = False
+        self.plan = None
         self.batch = batch
         self._started = now
 
     def put_down(self) -> None:
-        """Note that no batch is running, and what the last one took. The engine's lock is held."""
+        """Note that no batch is running. The scheduler's lock is held."""
         self.starting = False
         self.batch = None
-        self.learn()
+        # What it taught is wanted at once, but later on not so much that a device waits for it.
+        if self.latency.young:
+            self.learn()
 
     def alone(self, now: float) -> float:
         """Return what a batch of one is sure to take, until it is delivered; 0 if nobody knows.
@@ -201,7 +212,7 @@ class Device(Generic[T]):
 
 
 class Fleet(Generic[T]):
-    """All devices of one batcher, asked as one. The engine's lock is held around each call.
+    """All devices of one batcher, asked as one. The scheduler's lock is held around each call.
 
     Attributes:
         changed: a device's batch or latency model has changed since the last `refresh`.

@@ -7,32 +7,31 @@ composed at the last instant, and posts the outcomes back into the event loop.
 
 Who may touch what:
 
-- the queue, the devices' `latency`, `delivery`, `batch` and `starting`:
-  only under `_lock`, which is never held while anything else is waited for or run;
-- `caller` of a request or group, the counters, `_free`, `_ring_at`: only in the event
+- the scheduler and its queue and devices: only under its lock, which is never held while
+  anything else is waited for or run;
+- `caller` of a request or group, the counters, `free`, `_ring_at`: only in the event
   loop. So a caller that left is gone for good when the outcome of its batch comes in.
 """
 
 from __future__ import annotations
 
 import math
-import threading
-from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, assert_never
 
-from ._device import Device, Fleet
 from ._errors import BatcherError, DeadlineUnreachable
 from ._hosts import ki_protected
 from ._interpreter import prompt_waking
 from ._outcomes import Group, Outcomes, closing_error, overload_error
-from ._policy import Decision, Dispatch, Idle, Limits, WaitUntil, decide
-from ._queue import Request, RequestQueue
+from ._policy import Dispatch, Idle, Limits, WaitUntil
+from ._scheduler import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from ._device import Device
     from ._hosts import CapacityLimiter, Host, Nursery
+    from ._queue import Request
     from ._statistics import BatcherStatistics
 
 __all__ = ["Engine"]
@@ -43,7 +42,7 @@ _NEVER = math.inf
 
 
 class Engine(Generic[T]):
-    """One queue, its devices, and the tasks and bursts between them."""
+    """The tasks and bursts between callers and devices."""
 
     def __init__(
         self,
@@ -55,45 +54,42 @@ class Engine(Generic[T]):
         limiter: CapacityLimiter | None,
     ) -> None:
         self._host = host
-        self._fleet = Fleet(devices)
-        self._limits = limits
+        self._scheduler = Scheduler(devices, limits, host.now)
+        self._max_batch_size = limits.max_batch_size
         self.max_queue_size = max_queue_size
         # A limiter of our own has a token for each device: nobody waits for one.
         self._is_shared = limiter is not None
         self._limiter = host.limiter(len(devices)) if limiter is None else limiter
-        self._lock = threading.Lock()
-        self._queue: RequestQueue[T] = RequestQueue()
-        self._free = list(devices)
         self._doorbell = host.doorbell()
         # A new request wakes the gather task if the queue is so long, or its deadline so near.
         self._ring_at: float = _NEVER
         self._ring_before = -_NEVER
         self._scope = host.shield()
-        self._closing = False
         self._aborted = False
         self.failure: BaseException | None = None
         self.failed = host.event()
         self.ended = host.event()
         self.outcomes: Outcomes[T] = Outcomes(host, self._discard)
-        self._batch_sizes: Counter[int] = Counter()
 
     # Callers, in the event loop
 
     def submit(self, request: Request[T]) -> BatcherError | None:
         """Queue a request, or return the reason why not."""
-        deadline, now = request.deadline, request.arrived
-        with self._lock:
-            queue, fleet = self._queue, self._fleet
+        deadline, now, scheduler = request.deadline, request.arrived, self._scheduler
+        with scheduler.lock:
+            queue, fleet = scheduler.queue, scheduler.fleet
             if fleet.changed:
                 fleet.refresh()
             if (
-                self._closing
+                scheduler.closing
                 or queue.size >= self.max_queue_size
                 or deadline < now + fleet.alone
                 or deadline < fleet.busy_until + fleet.alone
             ) and (refusal := self._refusal(1, deadline, now)) is not None:
                 return self.outcomes.refused(refusal, 1)
             queue.add(request)
+            if now >= scheduler.plan_from:
+                scheduler.plan_ahead(now)
             ring = queue.size >= self._ring_at or deadline < self._ring_before
         if ring:
             self._ring()
@@ -103,29 +99,31 @@ class Engine(Generic[T]):
         """Queue all of a group's requests, or none and return the reason."""
         requests = group.requests
         count, first = len(requests), requests[0]
-        with self._lock:
+        with self._scheduler.lock:
             refusal = self._refusal(count, first.deadline, first.arrived)
             if refusal is not None:
                 return self.outcomes.refused(refusal, count)
             for request in requests:
-                self._queue.add(request)
-            ring = self._queue.size >= self._ring_at or first.deadline < self._ring_before
+                self._scheduler.queue.add(request)
+            if first.arrived >= self._scheduler.plan_from:
+                self._scheduler.plan_ahead(first.arrived)
+            ring = self._scheduler.queue.size >= self._ring_at or first.deadline < self._ring_before
         if ring:
             self._ring()
         return None
 
     def _discard(self, requests: Iterable[Request[T]]) -> None:
-        with self._lock:
+        with self._scheduler.lock:
             for request in requests:
-                self._queue.discard(request)
+                self._scheduler.queue.discard(request)
 
     def _refusal(self, count: int, deadline: float, now: float) -> BatcherError | None:
-        if self._closing:
+        if self._scheduler.closing:
             return closing_error(self.failure)
-        if self._queue.size + count > self.max_queue_size:
-            seconds = self._fleet.expected_free(now) - now
-            return overload_error(self.max_queue_size, self._queue.size, seconds)
-        if deadline < _NEVER and deadline < self._fleet.earliest_end(now):
+        if self._scheduler.queue.size + count > self.max_queue_size:
+            seconds = self._scheduler.fleet.expected_free(now) - now
+            return overload_error(self.max_queue_size, self._scheduler.queue.size, seconds)
+        if deadline < _NEVER and deadline < self._scheduler.fleet.earliest_end(now):
             return DeadlineUnreachable(deadline - now)
         return None
 
@@ -148,7 +146,9 @@ class Engine(Generic[T]):
 
     async def _gather(self, nursery: Nursery) -> None:
         while not (
-            self._closing and not self._queue.size and len(self._free) == len(self._fleet.devices)
+            self._scheduler.closing
+            and not self._scheduler.queue.size
+            and len(self._scheduler.free) == len(self._scheduler.fleet.devices)
         ):
             until = self._start_bursts(nursery)
             await self._doorbell.listen(until)
@@ -157,28 +157,24 @@ class Engine(Generic[T]):
     def _start_bursts(self, nursery: Nursery) -> float:
         """Start what can be started; return until when to sleep unless the doorbell rings."""
         until = _NEVER
-        for device in self._free[::-1]:
+        for device in self._scheduler.free[::-1]:
             # A burst takes its batch once it runs: what those on their way will take still
             # waits. Another device is worth starting for the rest only.
-            spoken_for = self._limits.max_batch_size * self._fleet.starting()
-            if spoken_for and self._queue.size <= spoken_for:
+            spoken_for = self._max_batch_size * self._scheduler.fleet.starting()
+            if spoken_for and self._scheduler.queue.size <= spoken_for:
                 self._ring_at = spoken_for + 1
                 return _NEVER
-            with self._lock:
-                now = self._host.now()
-                decision = self._decide(device, now)
-                device.starting = isinstance(decision, Dispatch)
-                earliest = self._queue.earliest_deadline
+            decision, now = self._scheduler.look(device)
             self._refuse_hopeless(decision.hopeless, now)
             match decision:
                 case Idle():  # nobody waits, or nobody that this device could serve in time
                     self._ring_at = 1
                 case WaitUntil(time=time):
-                    self._ring_at = min(self._ring_at, self._limits.max_batch_size)
-                    self._ring_before = earliest
+                    self._ring_at = min(self._ring_at, self._max_batch_size)
+                    self._ring_before = self._scheduler.queue.earliest_deadline
                     until = min(until, time)
                 case Dispatch():
-                    self._free.remove(device)
+                    self._scheduler.free.remove(device)
                     nursery.start_soon(self._burst, device)
                 case never:
                     assert_never(never)
@@ -199,22 +195,34 @@ class Engine(Generic[T]):
                     await self._host.in_thread(self._work, device, limiter=self._limiter)
         finally:
             # Cancelled, or crashed, with a batch in hand: its callers must hear of it.
-            with self._lock:
+            with self._scheduler.lock:
                 stranded = device.batch or []
                 device.put_down()
             self._turn_away(stranded)
-            self._free.append(device)
+            self._scheduler.free.append(device)
             self._ring()
 
     # A burst, in a worker thread or in a task
 
     def _work(self, device: Device[T]) -> None:
         with prompt_waking():
-            while batch := self._take(device):
+            batch = self._take(device)
+            while batch:
                 outcomes = device.run([request.item for request in batch])
-                self._host.post(self._deliver, device, batch, outcomes, device.ended)
-                if self._token_wanted(device):
-                    return
+                batch = self._go_on(device, batch, outcomes)
+
+    def _go_on(
+        self, device: Device[T], batch: Sequence[Request[T]], outcomes: Sequence[Any]
+    ) -> list[Request[T]]:
+        # If anybody waits for the device, that comes first. Else the answers do.
+        ended, waited_for = device.ended, self._scheduler.queue.size > 0
+        if not waited_for:
+            self._host.post(self._deliver, device, batch, outcomes, ended)
+        try:
+            return [] if self._token_wanted(device) else self._take(device)
+        finally:
+            if waited_for:
+                self._host.post(self._deliver, device, batch, outcomes, ended)
 
     async def _work_async(self, device: Device[T]) -> None:
         await self._limiter.acquire_on_behalf_of(device)
@@ -227,49 +235,21 @@ class Engine(Generic[T]):
         finally:
             self._limiter.release_on_behalf_of(device)
 
-    def _take(self, device: Device[T]) -> list[Request[T]] | None:
-        """Take the best batch there is at this instant, `None` if the device has to wait."""
-        with self._lock:
-            device.put_down()
-            now = self._host.now()
-            decision = self._decide(device, now)
-            batch = None
-            if isinstance(decision, Dispatch):
-                batch = decision.batch
-                self._queue.remove_all(batch)
-                device.pick_up(batch, now)
-                self._batch_sizes[len(batch)] += 1
-                self._fleet.changed = True
-            # Others were not started for these because this burst was on its way.
-            unclaimed = bool(self._free) and self._queue.size > 0
-        if decision.hopeless:
-            self._host.post(self._refuse_hopeless, decision.hopeless, now)
-        if unclaimed and batch:
+    def _take(self, device: Device[T]) -> list[Request[T]]:
+        taken = self._scheduler.take(device)
+        if taken.hopeless:
+            self._host.post(self._refuse_hopeless, taken.hopeless, taken.now)
+        if taken.batch and taken.unclaimed:
             self._host.post(self._ring)
-        return batch
+        return taken.batch
 
     def _token_wanted(self, device: Device[T]) -> bool:
         """Whether somebody else waits for the limiter: then the burst ends here."""
         if not self._is_shared or not self._limiter.statistics().tasks_waiting:
             return False
-        with self._lock:
+        with self._scheduler.lock:
             device.put_down()
         return True
-
-    def _decide(self, device: Device[T], now: float) -> Decision[T]:
-        """Ask the policy and take the hopeless out of the queue. The lock is held."""
-        decision = decide(
-            self._queue,
-            now=now,
-            latency=device.latency,
-            limits=self._limits,
-            others_done_at=self._fleet.others_done_at(device, now),
-            patient=not self._closing,
-            delivery=device.delivery.seconds,
-        )
-        if decision.hopeless:
-            self._queue.remove_all(decision.hopeless)
-        return decision
 
     # Outcomes, in the event loop
 
@@ -281,11 +261,12 @@ class Engine(Generic[T]):
         ended: float,
     ) -> None:
         try:
+            # From here on no deadline is looked at before all of them have their results.
+            now = self._host.now()
             self.outcomes.deliver(batch, outcomes)
-            with self._lock:
-                device.delivery.observe(self._host.now() - ended)
-                device.latency.refresh()
-                self._fleet.changed = True
+            hopeless = self._scheduler.note_delivery(device, now, now - ended)
+            if hopeless:
+                self._refuse_hopeless(hopeless, now)
         except Exception as exc:  # noqa: BLE001  leaving here, it would end the event loop
             self._crash(exc)
             self._turn_away(batch)
@@ -300,7 +281,7 @@ class Engine(Generic[T]):
 
     def close(self) -> None:
         """Accept nothing more; `ended` is set when all that was accepted is answered."""
-        self._closing = True
+        self._scheduler.closing = True
         self._ring()
 
     def abort(self) -> None:
@@ -330,20 +311,20 @@ class Engine(Generic[T]):
         self._ring()
 
     def _empty(self) -> None:
-        self._closing = True
-        with self._lock:
-            waiting = self._queue.clear()
+        self._scheduler.closing = True
+        with self._scheduler.lock:
+            waiting = self._scheduler.queue.clear()
         self._turn_away(waiting)
 
     def statistics(self) -> BatcherStatistics:
         """Return a snapshot."""
-        with self._lock:
-            devices = self._fleet.devices
+        with self._scheduler.lock:
+            devices = self._scheduler.fleet.devices
             return self.outcomes.snapshot(
-                accepted=self._queue.added,
-                waiting=self._queue.size,
-                peak_waiting=self._queue.peak,
-                batch_sizes=self._batch_sizes,
+                accepted=self._scheduler.queue.added,
+                waiting=self._scheduler.queue.size,
+                peak_waiting=self._scheduler.queue.peak,
+                batch_sizes=self._scheduler.batch_sizes,
                 busy=tuple(device.busy for device in devices),
                 reruns=sum(device.reruns for device in devices),
                 latency=tuple(device.latency.fit for device in devices),

@@ -6,13 +6,14 @@ Pure: no clock, no event loop, no lock of its own.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Entry", "Lane", "Request"]
+__all__ = ["RECENT", "Entry", "Lane", "Request"]
 
 T = TypeVar("T")
 
@@ -22,6 +23,8 @@ _CHUNK = 1024
 # Removed entries that may lie about, beyond as many as there are live ones, before the
 # lane is swept.
 _LITTER = 64
+# Of so many requests the arrivals are remembered, to tell their rate.
+RECENT = 64
 
 
 class Request(Generic[T]):
@@ -39,24 +42,17 @@ class Request(Generic[T]):
         lane: where it waits, `None` if it does not. Set by the queue alone.
     """
 
-    __slots__ = ("arrived", "caller", "deadline", "group", "index", "item", "lane", "weight")
+    # Of no use to single requests, which are most of them: they do not pay for having them.
+    group: Any = None
+    index: int = 0
 
-    def __init__(
-        self,
-        item: T,
-        deadline: float,
-        arrived: float,
-        weight: float = 1.0,
-        *,
-        group: Any = None,
-        index: int = 0,
-    ) -> None:
+    __slots__ = ("arrived", "caller", "deadline", "item", "lane", "weight")
+
+    def __init__(self, item: T, deadline: float, arrived: float, weight: float = 1.0) -> None:
         self.item = item
         self.deadline = deadline
         self.arrived = arrived
         self.weight = weight
-        self.group = group
-        self.index = index
         self.caller: Any = None
         self.lane: Lane[T] | None = None
 
@@ -78,6 +74,7 @@ class Lane(Generic[T]):
     Attributes:
         weight: what each of them is worth.
         size: how many wait.
+        recent: when the last few of them came, the oldest first; they need not wait any more.
     """
 
     # Invariants:
@@ -87,12 +84,13 @@ class Lane(Generic[T]):
     # - A request that was removed stays as litter, told by its `lane`, until it comes to
     #   the front or the lane is swept. The front entry is never litter.
 
-    __slots__ = ("_chunks", "_held", "size", "weight")
+    __slots__ = ("_chunks", "_litter", "recent", "size", "weight")
 
     def __init__(self, weight: float) -> None:
         self.weight = weight
         self.size = 0
-        self._held = 0  # entries, litter among them
+        self.recent: deque[float] = deque(maxlen=RECENT)
+        self._litter = 0
         self._chunks: list[list[Entry[T]]] = [[]]
 
     def __iter__(self) -> Iterator[Entry[T]]:
@@ -109,17 +107,18 @@ class Lane(Generic[T]):
         return front[0][0] if front else inf
 
     def add(self, entry: Entry[T]) -> None:
-        """Take in a request that waits nowhere."""
+        """Take in a request that waits nowhere, numbered higher than all before."""
         last = self._chunks[-1]
-        if not last or last[-1] < entry:
+        if not last or last[-1][0] <= entry[0]:
             last.append(entry)
             if len(last) > _CHUNK:
                 self._chunks.append([last.pop()])
         else:
             self._insert(entry)
-        entry[2].lane = self
+        request = entry[2]
+        request.lane = self
+        self.recent.append(request.arrived)
         self.size += 1
-        self._held += 1
 
     def _insert(self, entry: Entry[T]) -> None:
         chunks = self._chunks
@@ -131,12 +130,13 @@ class Lane(Generic[T]):
             chunks.insert(at + 1, chunk[half:])
             del chunk[half:]
 
-    def tidy(self) -> None:
-        """Clear away what was removed; to be called after every removal."""
+    def tidy(self, removed: int) -> None:
+        """Clear away what was removed, so many since the last time."""
+        self.size -= removed
+        self._litter += removed
         self._clear_front()
-        if self._held > 2 * self.size + _LITTER:
-            live = list(self)
-            self._held = len(live)
+        if self._litter > self.size + _LITTER:
+            live, self._litter = list(self), 0
             half = _CHUNK // 2
             self._chunks = [live[i : i + half] for i in range(0, len(live), half)] or [[]]
 
@@ -149,7 +149,7 @@ class Lane(Generic[T]):
                 if request.lane:
                     break
                 count += 1
-            self._held -= count
+            self._litter -= count
             if count < len(front) or len(chunks) == 1:
                 del front[:count]
                 return
@@ -157,6 +157,9 @@ class Lane(Generic[T]):
 
     def first(self, count: int) -> list[Entry[T]]:
         """Return up to ``count`` of them, those that are due first."""
+        first = [entry for entry in self._chunks[0][:count] if entry[2].lane]
+        if len(first) == min(count, self.size):
+            return first
         return self.due_from(-inf, -inf, count)
 
     def due_before(self, time: float) -> list[Entry[T]]:
@@ -165,7 +168,7 @@ class Lane(Generic[T]):
         for chunk in self._chunks:
             if not chunk or chunk[0][0] >= time:
                 break
-            end = bisect_left(chunk, time, key=_deadline)
+            end = bisect_left(chunk, (time,))
             due += [entry for entry in chunk[:end] if entry[2].lane]
         return due
 
@@ -175,8 +178,8 @@ class Lane(Generic[T]):
         for chunk in self._chunks:
             if not chunk or chunk[-1][0] < start:
                 continue
-            first = bisect_left(chunk, start, key=_deadline)
-            end = bisect_left(chunk, stop, lo=first, key=_deadline)
+            first = bisect_left(chunk, (start,))
+            end = bisect_left(chunk, (stop,), lo=first)
             found += [entry for entry in chunk[first:end] if entry[2].lane]
             while more and end < len(chunk):
                 # As many again until there are enough: litter may lie between them.
@@ -191,7 +194,3 @@ class Lane(Generic[T]):
 
 def _last(chunk: list[Entry[Any]]) -> Entry[Any]:
     return chunk[-1]
-
-
-def _deadline(entry: Entry[Any]) -> float:
-    return entry[0]

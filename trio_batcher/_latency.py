@@ -14,7 +14,7 @@ from operator import mul, truediv
 from statistics import NormalDist, median
 from typing import TYPE_CHECKING
 
-from ._padding import padded_sizes, pooled, straight_line
+from ._fitting import odd_one, padded_sizes, pooled, straight_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,9 +29,9 @@ _MIN_EVIDENCE, _TRUSTED_FOR, _TRUSTED_BATCHES = 2, 1.0, 3.0
 # less than this part of what a single one before makes look possible shows it.
 _WARM = 0.25
 # A pause in the only batch of a size would keep that and larger sizes from being tried again.
-# So one that takes this many times what the others make of it does not count; and if the
-# second one takes less than this part of the first, the first does not.
-_ODD, _AGAIN = 1.25, 0.6
+# So one that does not fit the others does not count; and if the second one takes less than
+# this part of the first, the first does not.
+_AGAIN = 0.6
 # No duration is less, seconds, and no relative noise: rounding errors are no surprise.
 _TICK, _QUIET = 1e-9, 1e-4
 # Relative noise while nothing is known of it, and a residual that is an outlier then.
@@ -43,7 +43,7 @@ _SIZE_MEMORY, _NOISE_MEMORY, _DOUBTED, _HALF = 16, 50, 2, 4.0
 # makes it be derived before it is next read: this relative surprise, or a model as young as this.
 _LAG, _NEWS, _SURPRISE, _YOUNG = 3, 16, 0.03, 4
 # Seconds between two batches that are learned from, once so many were: learning takes a while.
-_SPACING = 0.005
+_SPACING = 0.010
 # Standard deviations beyond which a batch is an outlier, and how many of those in succession,
 # all slow or all quick, are a change instead: two pauses may well follow each other.
 _FAR, _CONFIRMED = 3.3, 3
@@ -107,6 +107,11 @@ class LatencyModel:
         return age < _TRUSTED_FOR or age < _TRUSTED_BATCHES * self._expected[-1]
 
     @property
+    def young(self) -> bool:
+        """Whether each batch still teaches much."""
+        return self._observed < _NEWS
+
+    @property
     def expected(self) -> Sequence[float]:
         """Seconds a batch is expected to take, by size, non-decreasing; 0 if none was run."""
         if self._unread >= _NEWS:
@@ -140,7 +145,7 @@ class LatencyModel:
 
         When much is known and batches are very short, only some of them are looked at.
         """
-        if self._observed >= _NEWS and 0.0 < now - self._observed_at < _SPACING:
+        if not self.young and 0.0 < now - self._observed_at < _SPACING:
             return
         duration = max(_TICK, duration)
         # A larger size takes as long as the only one seen, a smaller one its share.
@@ -247,7 +252,7 @@ class LatencyModel:
         if padded:
             sizes, counts, means = pooled([padded[size] for size in sizes], counts, means)
             weights = [count / (count + _HALF) for count in counts]
-        elif (odd := _odd_one(sizes, counts, means, weights)) is not None:
+        elif (odd := odd_one(sizes, counts, means, weights)) is not None:
             sizes, counts, means, weights = (
                 [*known[:odd], *known[odd + 1 :]] for known in (sizes, counts, means, weights)
             )
@@ -326,21 +331,6 @@ class LatencyModel:
             bound = expected[size] * max(factor[0], 1.0 + stray * growth)
             bounds[size] = max(expected[size], min(bound, item * size))
         return [*accumulate(reversed(bounds), min)][::-1]  # a smaller one takes no longer
-
-
-def _odd_one(
-    sizes: list[int], counts: list[int], means: list[float], weights: list[float]
-) -> int | None:
-    # The index of a size seen once that does not fit the others at all, if there is one.
-    if len(sizes) < 3 or 1 not in counts:  # noqa: PLR2004  two others make a line
-        return None
-    fixed, per_item = straight_line(sizes, means, weights)
-    known = enumerate(zip(sizes, counts, means, strict=True))
-    once = [(mean / (fixed + per_item * size), i) for i, (size, n, mean) in known if n == 1]
-    _, odd = max(once)
-    others = [[*known[:odd], *known[odd + 1 :]] for known in (sizes, means, weights)]
-    fixed, per_item = straight_line(*others)
-    return odd if means[odd] > _ODD * (fixed + per_item * sizes[odd]) else None
 
 
 def _student(normal: float, freedom: int) -> float:

@@ -60,6 +60,26 @@ def overload_error(max_queue_size: float, waiting: int, seconds: float) -> Overl
     )
 
 
+class _Member(Request[T]):
+    """A request of a group's."""
+
+    __slots__ = ("group", "index")
+
+    def __init__(
+        self,
+        item: T,
+        deadline: float,
+        arrived: float,
+        weight: float,
+        *,
+        group: Group[T],
+        index: int,
+    ) -> None:
+        super().__init__(item, deadline, arrived, weight)
+        self.group = group
+        self.index = index
+
+
 class Group(Generic[T]):
     """The requests of one `infer_many`: one caller, woken when all are done or one fails."""
 
@@ -67,8 +87,8 @@ class Group(Generic[T]):
 
     def __init__(self, items: Sequence[T], deadline: float, now: float, weight: float) -> None:
         self.caller: Any = None
-        self.requests = [
-            Request(item, deadline, now, weight, group=self, index=index)
+        self.requests: list[Request[T]] = [
+            _Member(item, deadline, now, weight, group=self, index=index)
             for index, item in enumerate(items)
         ]
         self.results: list[Any] = [None] * len(items)

@@ -1,7 +1,7 @@
 """Which requests form the next batch, which are hopeless, or until when to wait.
 
-Pure: the one entry point, `decide`, looks at a queue, a latency model and the time,
-and returns a value that says what to do. It changes nothing.
+Pure: `decide` looks at a queue, a latency model and the time, and returns a value that says
+what to do. `plan` does the same ahead of time. They change nothing.
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from ._latency import LatencyModel
     from ._queue import Request, RequestQueue
 
-__all__ = ["Decision", "Dispatch", "Idle", "Limits", "WaitUntil", "decide"]
+__all__ = ["Decision", "Dispatch", "Idle", "Limits", "Plan", "WaitUntil", "decide", "plan"]
 
 T = TypeVar("T")
+
+# A plan is good for a device that is free so much earlier or later, in full batches, and as long
+# as this part of it can be kept.
+_NEAR, _MOST = 1.0 / 32.0, 7.0 / 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,32 @@ class Dispatch(Generic[T]):
 
 
 Decision: TypeAlias = Idle[T] | WaitUntil[T] | Dispatch[T]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(Generic[T]):
+    """A batch chosen ahead, for the instant at which a device should be free.
+
+    Attributes:
+        batch: the requests.
+        start: when that is, and what the delivery of results takes is added.
+    """
+
+    batch: list[Request[T]]
+    start: float
+
+    def carried_out(self, start: float, latency: LatencyModel) -> list[Request[T]]:
+        """Return those in it who still wait and will be on time, none if it is better to decide.
+
+        Args:
+            start: the time from which the batch's duration counts for its members.
+            latency: what is known of the device.
+        """
+        if abs(start - self.start) > _NEAR * latency.expected[-1]:
+            return []
+        by = start + latency.bounds[len(self.batch)] - ROUNDING
+        batch = [request for request in self.batch if request.lane and request.deadline >= by]
+        return batch if len(batch) >= _MOST * len(self.batch) else []
 
 
 def decide(
@@ -135,3 +165,31 @@ def decide(
         leaving = {*hopeless, *batch}
         hopeless += [request for request in overdue if request not in leaving]
     return Dispatch(batch, hopeless)
+
+
+def plan(
+    queue: RequestQueue[T],
+    *,
+    now: float,
+    latency: LatencyModel,
+    limits: Limits,
+    others_done_at: float = inf,
+    delivery: float = 0.0,
+) -> Plan[T] | None:
+    """Choose what a device would run if it were free at ``now``; `None` if there is no choice.
+
+    All arguments are those of `decide`.
+    """
+    decision = decide(
+        queue,
+        now=now,
+        latency=latency,
+        limits=limits,
+        others_done_at=others_done_at,
+        patient=False,
+        delivery=delivery,
+    )
+    # If all fit, those who are still to come might as well.
+    if not isinstance(decision, Dispatch) or queue.size == len(decision.batch):
+        return None
+    return Plan(decision.batch, now + delivery)

@@ -6,14 +6,15 @@ threads use holds one lock around each call.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from bisect import bisect_left
+from collections import Counter
 from heapq import merge
 from itertools import chain
 from math import inf
-from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING, Generic, TypeVar
+from operator import itemgetter
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
-from ._lane import Entry, Lane, Request
+from ._lane import RECENT, Entry, Lane, Request
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -22,8 +23,6 @@ __all__ = ["Entry", "Request", "RequestQueue"]
 
 T = TypeVar("T")
 
-# Of so many requests the arrivals are remembered, to tell their rate and their weights.
-_RECENT = 64
 # Lanes before the empty ones are thrown away.
 _LANES = 64
 
@@ -34,19 +33,16 @@ class RequestQueue(Generic[T]):
     Attributes:
         size: how many requests wait.
         added: how many ever did.
-        peak: the most that ever did at the same time.
         due: the lanes of requests that have a deadline, by weight.
         undue: the lanes of those that have none, which are in order of arrival.
-        recent: when the last few requests came, and their weights; the oldest is the first.
     """
 
     def __init__(self) -> None:
         self.size = 0
-        self.peak = 0
+        self._peak = 0
         self.added = 0
         self.due: dict[float, Lane[T]] = {}
         self.undue: dict[float, Lane[T]] = {}
-        self.recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)
 
     def __len__(self) -> int:
         return self.size
@@ -56,6 +52,11 @@ class RequestQueue(Generic[T]):
         for _, _, request in merge(*self.due.values(), *self.undue.values()):
             yield request
 
+    @property
+    def peak(self) -> int:
+        """The most that ever waited at the same time."""
+        return max(self._peak, self.size)
+
     def add(self, request: Request[T]) -> None:
         """Queue a request that has never waited."""
         self.added = number = self.added + 1
@@ -63,10 +64,7 @@ class RequestQueue(Generic[T]):
         lanes = self.due if deadline < inf else self.undue
         lane = lanes.get(weight) or self._new_lane(lanes, weight)
         lane.add((deadline, number, request))
-        self.recent.append((request.arrived, weight))
-        self.size = size = self.size + 1
-        if size > self.peak:
-            self.peak = size
+        self.size += 1
 
     def _new_lane(self, lanes: dict[float, Lane[T]], weight: float) -> Lane[T]:
         if len(lanes) >= _LANES:
@@ -84,12 +82,14 @@ class RequestQueue(Generic[T]):
 
     def remove_all(self, requests: Sequence[Request[T]]) -> None:
         """Remove requests that all wait."""
-        lanes = Counter(map(attrgetter("lane"), requests))
+        lanes = cast("set[Lane[T]]", {request.lane for request in requests})
+        # Mostly all are in one: then nothing has to be counted.
+        counts = Counter([request.lane for request in requests]) if len(lanes) > 1 else {}
         for request in requests:
             request.lane = None
-        for lane, count in lanes.items():
-            lane.size -= count
-            lane.tidy()
+        for lane in lanes:
+            lane.tidy(counts.get(lane, len(requests)))
+        self._peak = self.peak
         self.size -= len(requests)
 
     def clear(self) -> list[Request[T]]:
@@ -98,6 +98,24 @@ class RequestQueue(Generic[T]):
         requests = [request for _, _, request in entries]
         self.remove_all(requests)
         return requests
+
+    def recent(self) -> tuple[float, dict[float, int]]:
+        """Return since when the last few requests have come, and how many of each weight did.
+
+        They need not wait any more. Of weights that are no longer in use they are forgotten.
+        """
+        lanes = [*self.due.values(), *self.undue.values()]
+        arrivals = [lane.recent for lane in lanes if lane.recent]
+        if not arrivals:
+            return inf, {}
+        if len(arrivals) == 1:
+            return arrivals[0][0], {lanes[0].weight: len(arrivals[0])}
+        since = sorted(chain.from_iterable(arrivals))[-RECENT:][0]
+        counts: dict[float, int] = {}
+        for lane in lanes:
+            count = len(lane.recent) - bisect_left(lane.recent, since)
+            counts[lane.weight] = counts.get(lane.weight, 0) + count
+        return since, counts
 
     @property
     def is_uniform(self) -> bool:

@@ -215,19 +215,15 @@ def _seat_cost(
     devices: int,
 ) -> float:
     """Return c: for each step of weight, by how many seats those above it are short."""
-    recent, lanes = queue.recent, [*queue.due.values(), *queue.undue.values()]
-    lasted = now - recent[0][0] if len(recent) >= _ENOUGH else 0.0
-    expected = _HORIZON * full / lasted if lasted > 0.0 else 0.0
     demand: defaultdict[float, float] = defaultdict(float)
-    for lane in lanes:
+    for lane in chain(queue.due.values(), queue.undue.values()):
         demand[lane.weight] += lane.size
-    if len(demand) == 1:  # the usual case: nothing to be told apart
-        demand[lanes[0].weight] += len(recent) * expected - len(late)
-    else:
-        for weight, count in Counter(map(attrgetter("weight"), late)).items():
-            demand[weight] -= count
-        for weight, count in Counter(map(itemgetter(1), recent)).items():
-            demand[weight] += count * expected
+    for weight, count in Counter([request.weight for request in late]).items():
+        demand[weight] -= count
+    since, recent = queue.recent()
+    if now > since and sum(recent.values()) >= _ENOUGH:
+        for weight, count in recent.items():
+            demand[weight] += count * _HORIZON * full / (now - since)
     seats = (1.0 + _HORIZON) * limit * devices
     weights = sorted([weight for weight, count in demand.items() if count], reverse=True)
     cost = total = 0.0

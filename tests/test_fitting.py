@@ -1,4 +1,4 @@
-"""A model that pads its batches is told from one that does not."""
+"""What is read off a few sizes: a line, a padding, or one that does not belong."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from random import Random
 import pytest
 from hypothesis import given, strategies as st
 
-from trio_batcher._padding import padded_sizes, pooled, straight_line
+from trio_batcher._fitting import odd_one, padded_sizes, pooled, straight_line
 
 MOST = 40
 PADDINGS = {
@@ -73,3 +73,32 @@ def test_what_is_padded_to_the_same_size_is_taken_together():
     sizes, counts, means = pooled([4, 4, 8], [1, 3, 2], [1.0, 2.0, 5.0])
     assert (sizes, counts) == ([4, 8], [4, 2])
     assert means == pytest.approx([1.75, 5.0])
+
+
+def found_odd(seconds: dict[int, float], once: set[int]) -> int | None:
+    counts = [1 if size in once else 4 for size in seconds]
+    odd = odd_one([*seconds], counts, [*seconds.values()], [1.0] * len(seconds))
+    return None if odd is None else [*seconds][odd]
+
+
+@given(st.sampled_from([2, 4, 8]), st.floats(3.0, 50.0))
+def test_a_single_batch_far_above_what_the_others_make_of_it_is_odd(size, times):
+    """A pause, most likely; a size that was seen more often is as it is."""
+    seconds = {each: 0.010 + 0.001 * each for each in (1, 2, 4, 8)}
+    seconds[size] *= times
+    assert found_odd(seconds, once={size}) == size
+    assert found_odd(seconds, once=set()) is None
+
+
+@pytest.mark.parametrize("times", [0.2, 1.0, 1.2])
+def test_what_is_quick_or_a_little_slow_is_not_odd(times):
+    """Nothing but a pause takes so much longer than it should."""
+    seconds = {each: 0.010 + 0.001 * each for each in (1, 2, 4, 8)}
+    seconds[4] *= times
+    assert found_odd(seconds, once={4}) is None
+
+
+def test_two_others_make_the_line_that_one_is_odd_on():
+    """With fewer sizes nobody can tell."""
+    assert found_odd({1: 0.011, 8: 0.500}, once={1, 8}) is None
+    assert found_odd({1: 0.011, 4: 0.014, 8: 0.500}, once={1, 4, 8}) == 8

@@ -1,4 +1,4 @@
-"""Whether a model pads its batches: then it is the padded size that takes the time.
+"""What is read off a few sizes and what each has taken: a line, a padding, one that is odd.
 
 Pure.
 """
@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["padded_sizes", "pooled", "straight_line"]
+__all__ = ["odd_one", "padded_sizes", "pooled", "straight_line"]
 
 # So many sizes have to be known before anything is read into them.
 _ENOUGH = 4
 # A line that leaves less than this, relative, is right; a padding has to leave this part of
 # what the line leaves to be believed.
 _RIGHT, _BETTER = 0.02, 0.25
+# A single batch that takes so many times what the others make of it is odd.
+_ODD = 1.25
 
 
 def straight_line(
@@ -64,6 +66,21 @@ def padded_sizes(
         if left < least:
             found, least = padded, left
     return found
+
+
+def odd_one(
+    sizes: list[int], counts: list[int], means: list[float], weights: list[float]
+) -> int | None:
+    """Return the index of a size seen once that does not fit the others at all, if there is one."""
+    if len(sizes) < 3 or 1 not in counts:  # noqa: PLR2004  two others make a line
+        return None
+    fixed, per_item = straight_line(sizes, means, weights)
+    known = enumerate(zip(sizes, counts, means, strict=True))
+    once = [(mean / (fixed + per_item * size), i) for i, (size, n, mean) in known if n == 1]
+    _, odd = max(once)
+    others = [[*known[:odd], *known[odd + 1 :]] for known in (sizes, means, weights)]
+    fixed, per_item = straight_line(*others)
+    return odd if means[odd] > _ODD * (fixed + per_item * sizes[odd]) else None
 
 
 def pooled(

@@ -1,0 +1,169 @@
+"""Who goes to which device, and when: the policy, applied to the queue and the devices.
+
+Everything here is done under one lock, which is never held while anything else is waited for
+or run. Callers, the gather task and the bursts come from several threads.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+from ._device import Device, Fleet
+from ._policy import Decision, Dispatch, Limits, decide, plan
+from ._queue import Request, RequestQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["Scheduler", "Taken"]
+
+T = TypeVar("T")
+
+# The next batch of a device that runs is planned when somebody comes: from so many times as long
+# before it should be free as deciding takes, but in the last part of its run only; and anew after
+# so many times that, as the plan without those who have come meanwhile is a worse one.
+_AHEAD, _PART, _AGAIN = 12.0, 0.5, 2.0
+
+
+class Taken(NamedTuple, Generic[T]):
+    """What a burst gets when it asks for work.
+
+    Attributes:
+        batch: the requests to run; empty if the device has to wait.
+        hopeless: those to be turned away.
+        now: when that was decided.
+        unclaimed: whether requests are left that another, free device could look at.
+    """
+
+    batch: list[Request[T]]
+    hopeless: list[Request[T]]
+    now: float
+    unclaimed: bool
+
+
+class Scheduler(Generic[T]):
+    """One queue and its devices.
+
+    Attributes:
+        lock: guards all that follows, and the devices' `latency`, `delivery`, `batch`, `plan`
+            and `starting`.
+        queue: the waiting requests.
+        fleet: the devices.
+        free: those without a burst. Only the event loop touches the list.
+        closing: nobody is to wait for companions any more.
+        batch_sizes: how many batches were taken, by size.
+        plan_from: a request that comes then or later may be one to plan for.
+    """
+
+    def __init__(
+        self, devices: Sequence[Device[T]], limits: Limits, now: Callable[[], float]
+    ) -> None:
+        self.lock = threading.Lock()
+        self.queue: RequestQueue[T] = RequestQueue()
+        self.fleet = Fleet(devices)
+        self.free = list(devices)
+        self.closing = False
+        self.batch_sizes: Counter[int] = Counter()
+        self.plan_from = math.inf
+        self._limits = limits
+        self._now = now
+
+    def look(self, device: Device[T]) -> tuple[Decision[T], float]:
+        """Return what a free device should do, and when that was decided.
+
+        The hopeless have left the queue; a batch has not. Its device counts as starting.
+        """
+        with self.lock:
+            now = self._now()
+            decision = self._decide(device, now)
+            device.starting = isinstance(decision, Dispatch)
+        return decision, now
+
+    def take(self, device: Device[T]) -> Taken[T]:
+        """Give a device the best batch there is at this instant.
+
+        If it was planned, those whom that makes hopeless are found by `note_delivery`.
+        """
+        with self.lock:
+            device.put_down()
+            now, plan, batch, hopeless = self._now(), device.plan, list[Request[T]](), []
+            if plan:
+                batch = plan.carried_out(now + device.delivery.seconds, device.latency)
+            if not batch:
+                decision = self._decide(device, now)
+                batch = decision.batch if isinstance(decision, Dispatch) else []
+                hopeless = decision.hopeless
+                # Without anybody left behind there was nothing to choose. An async model runs
+                # where decisions are made: it would wait for a plan as well.
+                if self.queue.size > len(batch) and not device.is_async:
+                    device.deciding = self._now() - now
+            if batch:
+                self.queue.remove_all(batch)
+                device.pick_up(batch, now)
+                self.batch_sizes[len(batch)] += 1
+                self.fleet.changed = True
+                if device.deciding:
+                    self._plan_later(device, now)
+            # Others were not started for these because this burst was on its way.
+            unclaimed = bool(self.free) and self.queue.size > 0
+        return Taken(batch, hopeless, now, unclaimed)
+
+    def note_delivery(self, device: Device[T], now: float, seconds: float) -> list[Request[T]]:
+        """Learn from a batch whose results were delivered now, ``seconds`` after its end.
+
+        Returns those whom no device could serve in time any more; they have left the queue.
+        """
+        with self.lock:
+            device.delivery.observe(seconds)
+            device.learn()
+            device.latency.refresh()
+            self.fleet.changed = True
+            if self.queue.earliest_deadline == math.inf:
+                return []
+            hopeless = self.queue.due_before(self.fleet.earliest_end(now))
+            self.queue.remove_all(hopeless)
+        return hopeless
+
+    def _decide(self, device: Device[T], now: float) -> Decision[T]:
+        decision = decide(
+            self.queue,
+            now=now,
+            latency=device.latency,
+            limits=self._limits,
+            others_done_at=self.fleet.others_done_at(device, now),
+            patient=not self.closing,
+            delivery=device.delivery.seconds,
+        )
+        if decision.hopeless:
+            self.queue.remove_all(decision.hopeless)
+        return decision
+
+    # Planning ahead: what is decided while a device runs, it need not wait for
+
+    def _plan_later(self, device: Device[T], now: float) -> None:
+        seconds = device.latency.expected[len(device.batch or ())]
+        ahead = min(_AHEAD * device.deciding, _PART * seconds)
+        device.plan_from = now + seconds - ahead
+        self.plan_from = min(each.plan_from for each in self.fleet.devices)
+
+    def plan_ahead(self, now: float) -> None:
+        """Plan for the devices that are about to be free. The lock is held.
+
+        To be called when a request came at `plan_from` or later: a plan without it is stale.
+        """
+        for device in self.fleet.devices:
+            if device.plan_from <= now and device.batch is not None:
+                at = max(now, device.free_at())
+                device.plan_from = now + _AGAIN * device.deciding
+                device.plan = plan(
+                    self.queue,
+                    now=at,
+                    latency=device.latency,
+                    limits=self._limits,
+                    others_done_at=self.fleet.others_done_at(device, at),
+                    delivery=device.delivery.seconds,
+                )
+        self.plan_from = min(each.plan_from for each in self.fleet.devices)
