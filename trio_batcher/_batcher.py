@@ -287,7 +287,10 @@ async def _open(
     host = current_host()
     devices: list[Device[T]] = [Device(source, limits.max_batch_size, host) for source in sources]
     uses_threads = not all(device.is_async for device in devices)
-    with prompt_switching() if uses_threads else nullcontext():
+    with (
+        prompt_switching() if uses_threads else nullcontext(),
+        host.threads(len(devices)) if uses_threads else nullcontext(),
+    ):
         capacity = host.limiter(len(devices)) if limiter is None else limiter
         async with loaded(host, devices, capacity):
             await warm_up(host, devices, capacity, warmup, limits.max_batch_size)
