@@ -195,6 +195,31 @@ async def test_the_body_cancelled_once_and_again_waits_for_the_thread():
     assert outcomes == ["closed", 2]
 
 
+async def test_a_cancellation_while_the_bodys_exception_leaves_has_it_as_its_context():
+    """Neither is lost, and the thread is waited for."""
+    model = GatedModel()
+    error = KeyError("mine")
+
+    async def serve():
+        async with open_batcher(model) as batcher:
+            callers.append(asyncio.create_task(batcher.infer(1)))
+            await model.started()
+            raising.set()
+            raise error
+
+    callers, raising = [], asyncio.Event()
+    server = asyncio.create_task(serve())
+    await raising.wait()
+    server.cancel()
+    await wait_all_tasks_blocked()
+    assert not server.done()
+    model.open()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await server
+    assert caught.value.__context__ is error
+    assert await callers[0] == 2
+
+
 async def test_cancelling_the_drain_turns_the_queue_away():
     """A block that is cancelled while it drains does not drain to the end."""
     model = AsyncGate()
