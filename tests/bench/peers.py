@@ -2,6 +2,7 @@
 
 Each is an async context manager that takes a model, blocking or async, and gives an `infer`.
 The peers are in the dependency group ``bench``; one that is not installed is reported as such.
+A run that fails is the end of the benchmark: nothing is tidied up then but by `asyncio.run`.
 """
 
 from __future__ import annotations
@@ -56,11 +57,9 @@ async def bare_future(model: Any, *, batch: int) -> AsyncGenerator[Infer]:
             full.clear()
 
     task = asyncio.create_task(serve())
-    try:
-        yield infer
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
+    yield infer
+    task.cancel()
+    await asyncio.wait({task})
 
 
 @asynccontextmanager
@@ -75,14 +74,12 @@ async def batched(model: Any, *, batch: int) -> AsyncGenerator[Infer]:
     """Run mixedbread's ``batched``, with its own window."""
     processor_class = importlib.import_module("batched.aio").AsyncBatchProcessor
     processor = processor_class(model, batch_size=batch)
-    try:
-        yield processor
-    finally:
-        # It has no way of closing that waits.
-        task = processor._task
-        if task is not None:
-            task.cancel()
-            await asyncio.wait({task})
+    yield processor
+    # It has no way of closing that waits.
+    task = processor._task
+    if task is not None:
+        task.cancel()
+        await asyncio.wait({task})
 
 
 @asynccontextmanager
@@ -100,10 +97,8 @@ async def async_batcher(model: Any, *, batch: int) -> AsyncGenerator[Infer]:
 
     batcher_class = Asynchronous if inspect.iscoroutinefunction(model) else Blocking
     batcher = batcher_class(max_batch_size=batch)
-    try:
-        yield batcher.process
-    finally:
-        await batcher.stop()
+    yield batcher.process
+    await batcher.stop()
 
 
 def contestants(batch: int) -> tuple[dict[str, Contestant], dict[str, Contestant], list[str]]:
