@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 
 import anyio
@@ -10,7 +11,7 @@ import pytest
 
 from trio_batcher import BatcherClosed, BatcherCrashed, InferenceModel, ModelError, open_batcher
 
-from .hosts import wait_all_tasks_blocked
+from .hosts import run, wait_all_tasks_blocked
 from .models import PATIENCE, GatedModel
 
 pytestmark = [
@@ -367,3 +368,24 @@ async def test_a_stop_iteration_is_an_error_like_any_other():
         with pytest.raises(RuntimeError) as caught:
             await batcher.infer(1)
     assert isinstance(caught.value.__cause__, StopIteration)
+
+
+def test_an_interrupt_leaves_by_way_of_the_block(on_host):
+    """Ctrl-C cancels the main task: the thread is waited for, then `KeyboardInterrupt` raised."""
+    model = GatedModel()
+    events = []
+
+    async def main():
+        try:
+            async with open_batcher(model) as batcher:
+                caller = asyncio.create_task(batcher.infer(1))
+                await model.started()
+                asyncio.get_running_loop().call_soon(model.open)
+                signal.raise_signal(signal.SIGINT)
+                await asyncio.sleep(PATIENCE)
+        finally:
+            events.append(await caller)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(on_host, main)
+    assert events == [2]
