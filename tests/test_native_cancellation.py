@@ -347,6 +347,50 @@ async def test_a_cancellation_of_the_batchers_own_task_is_a_crash_and_not_a_hang
     assert asyncio.current_task().cancelling() == 0
 
 
+async def test_the_end_of_the_program_waits_for_a_thread_without_blocking_the_event_loop():
+    """Its batch is finished first; only then do our own tasks end, and the token is free again."""
+    model = GatedModel()
+    limiter = anyio.CapacityLimiter(1)
+
+    async def serve():
+        async with open_batcher(model, limiter=limiter) as batcher:
+            await batcher.infer(1)
+
+    this = asyncio.current_task()
+    server = asyncio.create_task(serve())
+    await model.started()
+    for _ in range(2):
+        for task in asyncio.all_tasks() - {this}:
+            task.cancel()
+        await wait_all_tasks_blocked()
+        assert not server.done()
+        assert limiter.borrowed_tokens == 1
+    model.open()
+    await asyncio.wait({server})
+    assert server.cancelled()
+    assert limiter.borrowed_tokens == 0
+
+
+async def test_the_batchers_own_task_cancelled_again_while_it_ends_cancels_nobody_else():
+    """A crash already, it stays one: the body is not cancelled, and nothing is left over."""
+    model = GatedModel()
+    with pytest.raises(BatcherCrashed):
+        async with open_batcher(model) as batcher:
+            (ours,) = asyncio.all_tasks() - {asyncio.current_task()}
+            caller = asyncio.create_task(batcher.infer(1))
+            await model.started()
+            for _ in range(2):
+                ours.cancel()
+                await wait_all_tasks_blocked()
+                assert not ours.done()
+            model.open()
+            await asyncio.wait({ours, caller})
+            await asyncio.sleep(0)
+            assert batcher.failed.is_set()
+    assert await caller == 2
+    assert asyncio.current_task().cancelling() == 0
+
+
 async def test_a_model_that_awaits_what_was_cancelled_fails_like_any_other():
     """A `CancelledError` that is nobody's cancellation is an error of the model's."""
 

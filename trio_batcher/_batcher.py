@@ -328,7 +328,5 @@ async def _serving(host: Host, engine: Engine[Any]) -> AsyncGenerator[None]:
                 with host.shield():
                     # Without a limit, as a thread cannot be stopped.
                     await engine.ended.wait()  # noqa: ASYNC102
-                    # One pass more, so that the nursery has nobody left to wait for.
-                    await host.checkpoint()  # noqa: ASYNC102
     if failure is not None:
         raise failure
