@@ -174,7 +174,7 @@ class Host(Protocol):
         ...
 
     def threads(self, most: int) -> AbstractContextManager[None]:
-        """Have up to ``most`` worker threads for `in_thread`, inside the block."""
+        """Have worker threads for ``most`` calls of `in_thread` at a time, inside the block."""
         ...
 
     async def in_thread(

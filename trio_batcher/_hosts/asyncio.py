@@ -162,8 +162,7 @@ class AsyncioHost:
                 try:
                     await ended.wait()
                 except asyncio.CancelledError:
-                    if not job.cancel():
-                        await _whatever_comes(ended)  # noqa: ASYNC102
+                    await _whatever_comes(ended)  # noqa: ASYNC102
                     raise
             return job.result()
         finally:
