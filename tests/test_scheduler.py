@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import count
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -42,7 +43,7 @@ class Stage:
     def __init__(self, tick: float = TICK, model=lambda items: items) -> None:
         self.clock, self._numbers = Clock(tick), count()
         (source,) = as_sources(model)
-        self.device = Device(source, LARGEST, self.clock)
+        self.device = Device(source, LARGEST, SimpleNamespace(now=self.clock, call=None))
         for size in (1, 2, 3, 5, LARGEST) * 4:
             self.device.latency.observe(size, seconds(size), 0.0)
         self.device.latency.refresh()

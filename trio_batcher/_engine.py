@@ -68,7 +68,7 @@ class Engine(Generic[T]):
         self._aborted = False
         self.failure: BaseException | None = None
         self.failed = host.event()
-        self.ended = host.event()
+        self.begun, self.ended = host.event(), host.event()
         self.outcomes: Outcomes[T] = Outcomes(host, self._discard)
 
     # Callers, in the event loop
@@ -135,8 +135,9 @@ class Engine(Generic[T]):
 
         A cancellation from outside does not reach it; `abort` ends it at once.
         """
+        self.begun.set()
         try:
-            with self._scope:
+            with self._scope, self._faults_kept():
                 async with self._host.open_nursery() as nursery:
                     with self._faults_kept():
                         await self._gather(nursery)
@@ -145,10 +146,11 @@ class Engine(Generic[T]):
             self.ended.set()
 
     async def _gather(self, nursery: Nursery) -> None:
-        while not (
-            self._scheduler.closing
-            and not self._scheduler.queue.size
-            and len(self._scheduler.free) == len(self._scheduler.fleet.devices)
+        scheduler = self._scheduler
+        while (
+            not scheduler.closing
+            or scheduler.queue.size
+            or len(scheduler.free) < len(scheduler.fleet.devices)
         ):
             until = self._start_bursts(nursery)
             await self._doorbell.listen(until)
@@ -294,7 +296,7 @@ class Engine(Generic[T]):
     def _faults_kept(self) -> Iterator[None]:
         """Keep an error of our own: the nursery that it would crash is in the host's code.
 
-        Only `abort` cancels anything in here, so until then no exception is a cancellation.
+        Only `abort` cancels anything in here: any other cancellation (asyncio has some) is one.
         """
         try:
             yield

@@ -14,7 +14,7 @@ from trio.lowlevel import enable_ki_protection as ki_protected
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from contextlib import AbstractAsyncContextManager
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from types import TracebackType
 
 __all__ = [
@@ -173,6 +173,10 @@ class Host(Protocol):
         """Return a scope that cancellations from outside do not get through."""
         ...
 
+    def threads(self, most: int) -> AbstractContextManager[None]:
+        """Have worker threads for ``most`` calls of `in_thread` at a time, inside the block."""
+        ...
+
     async def in_thread(
         self, function: Callable[..., V], *args: Any, limiter: CapacityLimiter
     ) -> V:
@@ -180,6 +184,10 @@ class Host(Protocol):
 
         Cancellable until the thread has started, not afterwards.
         """
+        ...
+
+    def call(self, model: Callable[[Any], Awaitable[V]], inputs: Any) -> Awaitable[V]:
+        """Await an async model. Only a cancellation of this task leaves as one."""
         ...
 
 
@@ -197,5 +205,9 @@ def current_host() -> Host:
         from .trio import TrioHost  # noqa: PLC0415, ASYNC106  a host is imported where it runs
 
         return TrioHost()
-    msg = f"open_batcher needs trio as its event loop; the one running here: {library}"
+    if library == "asyncio":  # uvloop is one of its event loops
+        from .asyncio import AsyncioHost  # noqa: PLC0415, ASYNC106
+
+        return AsyncioHost()
+    msg = f"open_batcher needs trio or asyncio; the event loop running here: {library}"
     raise RuntimeError(msg)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
@@ -11,7 +12,7 @@ from outcome import Error, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-    from contextlib import AbstractAsyncContextManager
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from . import CapacityLimiter, Sleeper
 
@@ -98,6 +99,9 @@ class TrioHost:
     def shield(self) -> trio.CancelScope:
         return trio.CancelScope(shield=True)
 
+    def threads(self, most: int) -> AbstractContextManager[None]:  # noqa: ARG002
+        return nullcontext()  # trio has its own
+
     async def in_thread(
         self, function: Callable[..., V], *args: Any, limiter: CapacityLimiter
     ) -> V:
@@ -107,3 +111,6 @@ class TrioHost:
             # to_thread documents that it needs no more of a limiter than ours has.
             limiter=cast("trio.CapacityLimiter", limiter),
         )
+
+    def call(self, model: Callable[[Any], Awaitable[V]], inputs: Any) -> Awaitable[V]:
+        return model(inputs)
