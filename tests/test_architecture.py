@@ -16,19 +16,21 @@ PACKAGE = Path(trio_batcher.__file__).parent
 # A package's modules, such as the hosts, are one room.
 FLOORS = [
     {"trio_batcher"},
-    {"_batcher"},
+    {"_batcher", "asgi"},
     {"_engine", "_lifecycle"},
     {"_device", "_outcomes"},
-    {"_arguments", "_bisection", "_hosts", "_interpreter", "_model", "_policy", "_statistics"},
+    {"_arguments", "_bisection", "_hosts", "_interpreter", "_model", "_policy", "_statistics"}
+    | {"_deadline_headers", "_inbox", "_problems"},
     {"_selection"},
     {"_latency", "_queue"},
-    {"_delivery", "_errors", "_lane", "_padding"},
+    {"_delivery", "_errors", "_lane", "_padding", "_timings"},
 ]
 FLOOR_OF = {room: depth for depth, rooms in enumerate(FLOORS) for room in rooms}
 
 PURE = {
     "_arguments",
     "_bisection",
+    "_deadline_headers",
     "_delivery",
     "_errors",
     "_lane",
@@ -55,6 +57,7 @@ HARMLESS = {
     "math",
     "numbers",
     "operator",
+    "re",
     "statistics",
     "typing",
 }
