@@ -25,7 +25,7 @@ class Crash(BaseException):
 
 @pytest.mark.parametrize("pieces", [[b""], [b"all of it"], [b"more is to come", b"more"]])
 async def test_a_client_that_leaves_cancels_the_handler(pieces, caplog):
-    """Also one that waits for something else; nothing is sent, one line is logged."""
+    """Also one that waits for something else; middlewares outside see 499, one line is logged."""
     cancelled = False
 
     async def app(scope, receive, send):
@@ -43,10 +43,8 @@ async def test_a_client_that_leaves_cancels_the_handler(pieces, caplog):
     with caplog.at_level(logging.INFO, "trio_batcher.asgi"):
         await exchange(BatcherMiddleware(app))
     assert cancelled
-    assert not exchange.sent
-    assert [record.getMessage() for record in caplog.records] == [
-        "GET '/': the client left, and its handler was cancelled"
-    ]
+    assert (exchange.status, exchange.body, exchange.complete) == (499, b"", True)
+    assert [record.getMessage() for record in caplog.records] == ["GET '/': the client left"]
 
 
 async def test_a_client_that_leaves_in_the_middle_of_a_stream_cancels_the_handler():
@@ -64,8 +62,12 @@ async def test_a_client_that_leaves_in_the_middle_of_a_stream_cancels_the_handle
     assert not exchange.complete
 
 
-async def test_a_client_that_left_is_not_answered():
-    """Some servers raise if one sends after that; errors of nobody's fault are dropped."""
+async def test_a_client_that_left_is_not_told_of_errors():
+    """Servers may raise if one sends then, and the errors of its handler are nobody's fault."""
+
+    async def send(message):
+        exchange.sent.append(message)
+        raise BrokenPipeError
 
     async def app(scope, receive, send):
         exchange.leaves.set()
@@ -75,8 +77,8 @@ async def test_a_client_that_left_is_not_answered():
             raise TimeoutError
 
     exchange = Exchange()
-    await exchange(BatcherMiddleware(app))
-    assert not exchange.sent
+    await BatcherMiddleware(app)(exchange.scope, exchange.receive, send)
+    assert [message["status"] for message in exchange.sent] == [499]
 
 
 async def test_an_error_is_not_lost_as_the_client_left():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import anyio
@@ -50,8 +51,9 @@ class BatcherMiddleware:
     has started the answer is a 504; once it has, the deadline is lifted.
 
     A client that leaves before the last piece of its answer is being sent cancels the
-    handler. So that it is noticed, at most one piece of the request's body is received
-    before the application asks for it.
+    handler. Middlewares outside, which may log it, see the status 499 then. So that it is
+    noticed, at most one piece of the request's body is received before the application
+    asks for it.
 
     A `BatcherError` or a deadline's error (`TimeoutError`, ``trio.TooSlowError``) that
     escapes from the application before the response has started is answered by
@@ -129,14 +131,18 @@ class _Exchange:
             if failure is None:
                 return
             known = culprit(failure)
+            if known is not None and self._client_left:
+                _logger.info("%s %r: the client left", scope["method"], scope["path"])
+                if not self._started:
+                    await _send_499(self._send)
+                return
             if known is None or self._started:
                 # A response that has started cannot be taken back. By the exception the server
                 # knows not to end it as if it were whole.
                 raise failure
             if isinstance(known, _FAULTS):
                 _logger.error("%s %r failed", scope["method"], scope["path"], exc_info=failure)
-            if not self._client_left:
-                await _send_problem(problem_response(known), self._send, self.timings)
+            await _send_problem(problem_response(known), self._send, self.timings)
         finally:
             del failure  # whose traceback has this frame: no cycle for each refusal
 
@@ -159,11 +165,7 @@ class _Exchange:
                 failure = _unwrapped(group, raised)
             else:
                 if self._handler.cancelled_caught and not self._ended:
-                    if self._client_left:
-                        what = "%s %r: the client left, and its handler was cancelled"
-                        _logger.info(what, scope["method"], scope["path"])
-                    else:
-                        failure = TimeoutError("the request's deadline passed")
+                    failure = TimeoutError("the request's deadline passed, or its client left")
             return failure
         finally:
             del raised, failure
@@ -233,6 +235,13 @@ async def _send_problem(problem: Problem, send: Send, timings: Timings | None = 
     start = {"type": "http.response.start", "status": problem.status, "headers": headers}
     await send(start if timings is None else _with_timings(start, timings))
     await send({"type": "http.response.body", "body": problem.body})
+
+
+async def _send_499(send: Send) -> None:
+    # For middlewares outside, which may log it, or insist on a response; nobody else listens.
+    with suppress(OSError):  # what a server may raise then, by ASGI 2.4
+        await send({"type": "http.response.start", "status": 499, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
 
 
 def _with_timings(start: Message, timings: Timings) -> Message:
