@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import anyio
@@ -218,6 +219,27 @@ async def test_a_cancellation_from_outside_goes_through():
         with anyio.CancelScope() as outside:
             await exchange(BatcherMiddleware(fails))
     assert caught.value is failure
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+async def test_asyncios_own_cancellation_goes_through():
+    """It is asked for once only; `asyncio.timeout` outside stays what decides."""
+    reached = False
+
+    async def app(scope, receive, send):
+        nonlocal reached
+        try:
+            await anyio.sleep_forever()
+        finally:
+            reached = True
+
+    exchange = Exchange()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await exchange(BatcherMiddleware(app, default_timeout=100))
+    assert reached
+    assert not exchange.sent
+    assert asyncio.current_task().cancelling() == 0
 
 
 async def test_a_deadline_outside_is_not_the_middlewares():

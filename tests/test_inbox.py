@@ -128,6 +128,26 @@ async def test_a_body_that_nobody_reads_does_not_hide_that_its_client_left():
     assert left
 
 
+async def test_pieces_of_nothing_are_passed_over():
+    """They hide neither the end of a body nor its client's leaving."""
+
+    async def app(scope, receive, send):
+        await anyio.wait_all_tasks_blocked()
+        assert exchange.received == 4
+        exchange.leaves.set()
+        await anyio.sleep_forever()
+
+    exchange = Exchange(b"", b"", b"", b"")
+    await exchange(BatcherMiddleware(app))
+    assert exchange.status == 499
+
+    async def reads(scope, receive, send):
+        assert await receive() == {"type": "http.request", "body": b"text", "more_body": True}
+        assert await receive() == {"type": "http.request", "body": b"", "more_body": False}
+
+    await Exchange(b"", b"text", b"", b"")(BatcherMiddleware(reads))
+
+
 async def test_a_client_that_asks_first_is_told_to_go_on_by_the_application():
     """With "Expect: 100-continue" nothing is received before the application asks."""
 

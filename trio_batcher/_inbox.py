@@ -49,6 +49,8 @@ class Inbox:
                 if message["type"] == "http.disconnect":
                     self._end = message
                     return True
+                if message.get("more_body") and not message.get("body"):
+                    continue  # nothing: for many a request without a body it comes before the last
                 await self._until_taken()
                 self._piece = message
                 self._notify()

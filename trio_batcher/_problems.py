@@ -49,7 +49,7 @@ def problem_response(error: BaseException) -> Problem:
     `Overloaded`                               503     ``overloaded``   yes
     `BatcherClosed`, `BatcherCrashed`          503     ``unavailable``  yes
     `DeadlineUnreachable`, `TimeoutError`,     504     ``deadline``     no
-    ``trio.TooSlowError``
+    `trio.TooSlowError`
     `ModelError`, `ResultCountError`           500     ``model``        no
     anything else                              500     ``internal``     no
     =========================================  ======  ===============  ===============

@@ -55,7 +55,7 @@ class BatcherMiddleware:
     noticed, at most one piece of the request's body is received before the application
     asks for it.
 
-    A `BatcherError` or a deadline's error (`TimeoutError`, ``trio.TooSlowError``) that
+    A `BatcherError` or a deadline's error (`TimeoutError`, `trio.TooSlowError`) that
     escapes from the application before the response has started is answered by
     `problem_response`; faults of the model or of the batcher are logged then. Whatever
     else escapes goes on as it is. A response in whose handler a batcher answered gets
