@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
 from sphinx.pycode import ModuleAnalyzer
+from sphinx.util.nodes import make_refnode
 
 if TYPE_CHECKING:
     from sphinx.addnodes import pending_xref
@@ -60,6 +61,7 @@ EXTERNAL = {
     "Event": TRIO.format(page="core", name="Event"),
     "trio.CapacityLimiter": TRIO.format(page="core", name="CapacityLimiter"),
     "trio.Cancelled": TRIO.format(page="core", name="Cancelled"),
+    "trio.TooSlowError": TRIO.format(page="core", name="TooSlowError"),
     "trio.current_effective_deadline": TRIO.format(page="core", name="current_effective_deadline"),
     "anyio.CapacityLimiter": ANYIO.format(name="CapacityLimiter"),
     "anyio.current_effective_deadline": ANYIO.format(name="current_effective_deadline"),
@@ -80,14 +82,17 @@ EXTERNAL = {
 }
 
 
-def link_external_name(
-    _app: Sphinx, _env: BuildEnvironment, node: pending_xref, shown: nodes.TextElement
+def link_name_from_elsewhere(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, shown: nodes.TextElement
 ) -> nodes.reference | None:
-    """Link a name that is defined elsewhere, if it is one of those above."""
-    address = EXTERNAL.get(node.get("reftarget", ""))
-    if address is None:
+    """Link a name that is defined elsewhere: one of the package's own, or of those above."""
+    name = node.get("reftarget", "")
+    ours = env.domains.python_domain.objects.get(f"{project}.{name}")
+    if ours is not None:  # from a module beside the package's own, such as `trio_batcher.asgi`
+        return make_refnode(app.builder, node["refdoc"], ours.docname, ours.node_id, shown)
+    if name not in EXTERNAL:
         return None
-    return nodes.reference("", "", shown, internal=False, refuri=address)
+    return nodes.reference("", "", shown, internal=False, refuri=EXTERNAL[name])
 
 
 def show_cancellation(*event: Any) -> None:
@@ -113,7 +118,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     analyzer = ModuleAnalyzer.for_module("trio_batcher._batcher")
     analyzer.analyze()
     analyzer.overloads.clear()
-    app.connect("missing-reference", link_external_name)
+    app.connect("missing-reference", link_name_from_elsewhere)
     # Before napoleon, which makes fields of the other sections.
     app.connect("autodoc-process-docstring", show_cancellation, priority=400)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

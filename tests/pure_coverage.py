@@ -20,6 +20,7 @@ ROOMS = [
     "policy",
     "arguments",
     "bisection",
+    "deadline_headers",
     "errors",
     "statistics",
 ]

@@ -16,20 +16,22 @@ PACKAGE = Path(trio_batcher.__file__).parent
 # A package's modules, such as the hosts, are one room.
 FLOORS = [
     {"trio_batcher"},
-    {"_batcher"},
+    {"_batcher", "asgi"},
     {"_engine", "_lifecycle"},
     {"_outcomes", "_scheduler"},
     {"_device"},
-    {"_arguments", "_bisection", "_hosts", "_interpreter", "_model", "_policy", "_statistics"},
+    {"_arguments", "_bisection", "_hosts", "_interpreter", "_model", "_policy", "_statistics"}
+    | {"_deadline_headers", "_inbox", "_problems"},
     {"_selection"},
     {"_latency", "_queue"},
-    {"_delivery", "_errors", "_lane", "_fitting"},
+    {"_delivery", "_errors", "_lane", "_fitting", "_timings"},
 ]
 FLOOR_OF = {room: depth for depth, rooms in enumerate(FLOORS) for room in rooms}
 
 PURE = {
     "_arguments",
     "_bisection",
+    "_deadline_headers",
     "_delivery",
     "_errors",
     "_lane",
@@ -56,6 +58,7 @@ HARMLESS = {
     "math",
     "numbers",
     "operator",
+    "re",
     "statistics",
     "typing",
 }

@@ -87,6 +87,8 @@ def told(example, comment):
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_every_program_runs_and_prints_what_the_page_shows(path, capsys, monkeypatch):
     """Copied from the page, it does what the page says."""
+    for module in re.findall(r"<!-- needs (\w+) -->", path.read_text(encoding="utf-8")):
+        pytest.importorskip(module, reason="a program on the page imports it")
     page = Page(path, capsys, monkeypatch)
     for example in page.examples():
         example.evaluate()

@@ -13,9 +13,10 @@ from ._hosts import current_host, ki_protected
 from ._interpreter import prompt_switching
 from ._lifecycle import loaded, warm_up
 from ._model import as_sources
-from ._outcomes import Group
+from ._outcomes import Group, TimedRequest
 from ._policy import Limits
 from ._queue import Request
+from ._timings import current_timings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
@@ -110,12 +111,19 @@ class Batcher(Generic[T, R]):
         deadline, now = self._deadline(), self._now()
         if deadline <= now:
             await self._host.checkpoint()
-        request = Request(item, deadline, now, weight)
+        timings = current_timings.get()
+        if timings is None:
+            request = Request(item, deadline, now, weight)
+        else:
+            request = TimedRequest(item, deadline, now, weight)
+            self._engine.outcomes.timed = True
         refusal = self._submit(request)
         if refusal is not None:
             await self._host.checkpoint()
             raise refusal
         result: R = await self._park(request, self._abandon)
+        if timings is not None and isinstance(request, TimedRequest):
+            timings.add(request.started - now, self._now() - request.started)
         return result
 
     @ki_protected
@@ -154,12 +162,16 @@ class Batcher(Generic[T, R]):
             await host.checkpoint()
         if not listed:
             return []
-        group = Group(listed, deadline, now, weight)
+        group, timings = Group(listed, deadline, now, weight), current_timings.get()
+        if timings is not None:
+            engine.outcomes.timed = True
         refusal = engine.submit_group(group)
         if refusal is not None:
             await host.checkpoint()
             raise refusal
         results: list[R] = await host.park(group, engine.outcomes.abandon_group)
+        if timings is not None:
+            timings.add(group.started - now, host.now() - group.started)
         return results
 
     def statistics(self) -> BatcherStatistics:

@@ -40,6 +40,7 @@ class Device(Generic[T]):
         plan: what was chosen for it to run next, while it runs. Guarded likewise.
         plan_from: when to begin with that; infinity if it is not worth while. Guarded likewise.
         deciding: seconds that it waited for a choice the last time there was one.
+        started: when its last batch was picked up. Guarded likewise.
         ended: when its last run ended.
         busy: seconds its model has spent running.
         reruns: runs made to find what a batch failed on.
@@ -57,7 +58,7 @@ class Device(Generic[T]):
         self.ended = -math.inf
         self.busy = 0.0
         self.reruns = 0
-        self._started = 0.0
+        self.started = 0.0
         self._source = source
         self._now = host.now
         self._await = host.call
@@ -175,7 +176,7 @@ class Device(Generic[T]):
         self.starting = False
         self.plan = None
         self.batch = batch
-        self._started = now
+        self.started = now
 
     def put_down(self) -> None:
         """Note that no batch is running. The scheduler's lock is held."""
@@ -196,9 +197,9 @@ class Device(Generic[T]):
 
     def free_at(self) -> float:
         """Return when its batch should end; -inf without one or if nobody knows. Lock held."""
-        if self.batch is None or not self.latency.trusted(self._started):
+        if self.batch is None or not self.latency.trusted(self.started):
             return -math.inf
-        return self._started + self.latency.expected[len(self.batch)]
+        return self.started + self.latency.expected[len(self.batch)]
 
     def done_at(self, now: float) -> float:
         """Return when it could be done with a batch of one. The lock is held."""
@@ -209,8 +210,8 @@ class Device(Generic[T]):
         if self.batch is None:
             return now
         # Before anything was measured: it may well take as long again as it has taken.
-        seconds = self.latency.expected[len(self.batch)] or 2.0 * (now - self._started)
-        return max(now, self._started + seconds)
+        seconds = self.latency.expected[len(self.batch)] or 2.0 * (now - self.started)
+        return max(now, self.started + seconds)
 
 
 class Fleet(Generic[T]):

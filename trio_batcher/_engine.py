@@ -217,21 +217,21 @@ class Engine(Generic[T]):
         self, device: Device[T], batch: Sequence[Request[T]], outcomes: Sequence[Any]
     ) -> list[Request[T]]:
         # If anybody waits for the device, that comes first. Else the answers do.
-        ended, waited_for = device.ended, self._scheduler.queue.size > 0
+        times, waited_for = (device.started, device.ended), self._scheduler.queue.size > 0
         if not waited_for:
-            self._host.post(self._deliver, device, batch, outcomes, ended)
+            self._host.post(self._deliver, device, batch, outcomes, *times)
         try:
             return [] if self._token_wanted(device) else self._take(device)
         finally:
             if waited_for:
-                self._host.post(self._deliver, device, batch, outcomes, ended)
+                self._host.post(self._deliver, device, batch, outcomes, *times)
 
     async def _work_async(self, device: Device[T]) -> None:
         await self._limiter.acquire_on_behalf_of(device)
         try:
             while batch := self._take(device):
                 outcomes = await device.run_async([request.item for request in batch])
-                self._deliver(device, batch, outcomes, device.ended)
+                self._deliver(device, batch, outcomes, device.started, device.ended)
                 if self._token_wanted(device):
                     return
         finally:
@@ -260,12 +260,13 @@ class Engine(Generic[T]):
         device: Device[T],
         batch: Sequence[Request[T]],
         outcomes: Sequence[Any],
+        started: float,
         ended: float,
     ) -> None:
         try:
             # From here on no deadline is looked at before all of them have their results.
             now = self._host.now()
-            self.outcomes.deliver(batch, outcomes)
+            self.outcomes.deliver(batch, outcomes, started)
             hopeless = self._scheduler.note_delivery(device, now, now - ended)
             if hopeless:
                 self._refuse_hopeless(hopeless, now)

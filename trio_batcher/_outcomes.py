@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ._hosts import Host
     from ._latency import LatencyFit
 
-__all__ = ["Group", "Outcomes", "closing_error", "overload_error"]
+__all__ = ["Group", "Outcomes", "TimedRequest", "closing_error", "overload_error"]
 
 T = TypeVar("T")
 
@@ -60,6 +60,14 @@ def overload_error(max_queue_size: float, waiting: int, seconds: float) -> Overl
     )
 
 
+class TimedRequest(Request[T]):
+    """A request whose caller wants to know when its batch was ``started``."""
+
+    __slots__ = ("started",)
+
+    started: float
+
+
 class _Member(Request[T]):
     """A request of a group's."""
 
@@ -83,7 +91,10 @@ class _Member(Request[T]):
 class Group(Generic[T]):
     """The requests of one `infer_many`: one caller, woken when all are done or one fails."""
 
-    __slots__ = ("caller", "missing", "requests", "results")
+    __slots__ = ("caller", "missing", "requests", "results", "started")
+
+    # When the batch of the last one that was answered was started; only if anybody is timed.
+    started: float
 
     def __init__(self, items: Sequence[T], deadline: float, now: float, weight: float) -> None:
         self.caller: Any = None
@@ -100,12 +111,14 @@ class Outcomes(Generic[T]):
 
     Attributes:
         completed, failed, cancelled, rejected: as in `BatcherStatistics`.
+        timed: whether callers are told when their batches were started.
         refused_at_once: how many of the rejected ones never were in the queue.
     """
 
     def __init__(self, host: Host, discard: Callable[[Iterable[Request[T]]], None]) -> None:
         self._host = host
         self._discard = discard
+        self.timed = False
         self.refused_at_once = 0
         self.completed = 0
         self.failed = 0
@@ -118,8 +131,14 @@ class Outcomes(Generic[T]):
         self.rejected[_REASONS[type(error)]] += count
         return error
 
-    def deliver(self, batch: Sequence[Request[T]], outcomes: Sequence[Any]) -> None:
-        """Answer the callers of a batch that are still there."""
+    def deliver(self, batch: Sequence[Request[T]], outcomes: Sequence[Any], started: float) -> None:
+        """Answer the callers of a batch that are still there; it was started at that time."""
+        if self.timed:
+            for request in batch:
+                if isinstance(request, TimedRequest):
+                    request.started = started
+                elif request.group is not None:
+                    request.group.started = started
         wake = self._host.wake
         completed = 0
         for request, outcome in zip(batch, outcomes, strict=True):

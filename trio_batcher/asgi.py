@@ -1,0 +1,252 @@
+"""What any ASGI application needs around a batcher: deadlines in, problems out, leavers noticed.
+
+`BatcherMiddleware` works on trio and on asyncio, with every framework. `problem_response`
+is for frameworks that answer exceptions themselves before a middleware gets to see them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from ._deadline_headers import InvalidTimeout, check_timeouts, timeout_of
+from ._errors import BatcherCrashed, ModelError, ResultCountError
+from ._inbox import Inbox
+from ._problems import Problem, bad_request, culprit, problem_response
+from ._timings import Timings, current_timings
+
+__all__ = [
+    "ASGIApp",
+    "BatcherMiddleware",
+    "Message",
+    "Problem",
+    "Receive",
+    "Scope",
+    "Send",
+    "problem_response",
+]
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+# Frameworks disagree about the three; all of theirs are to fit.
+ASGIApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
+
+_FAULTS = (BatcherCrashed, ModelError, ResultCountError)
+_logger = logging.getLogger("trio_batcher.asgi")
+
+
+class BatcherMiddleware:
+    """Gives each HTTP request its deadline, and its handler's errors their status.
+
+    The application runs in a cancel scope whose deadline comes from the request's headers,
+    so `Batcher.infer` finds it as the effective deadline. If it passes before the response
+    has started the answer is a 504; once it has, the deadline is lifted.
+
+    A client that leaves before the last piece of its answer is being sent cancels the
+    handler. Middlewares outside, which may log it, see the status 499 then. So that it is
+    noticed, at most one piece of the request's body is received before the application
+    asks for it.
+
+    A `BatcherError` or a deadline's error (`TimeoutError`, `trio.TooSlowError`) that
+    escapes from the application before the response has started is answered by
+    `problem_response`; faults of the model or of the batcher are logged then. Whatever
+    else escapes goes on as it is. A response in whose handler a batcher answered gets
+    a ``Server-Timing`` header.
+
+    WebSockets and the lifespan pass through untouched.
+
+    Cancellation: from outside it goes through, to the application and on.
+
+    Args:
+        app: the application, or the next middleware.
+        default_timeout: seconds for a request whose headers do not say.
+        max_timeout: most seconds for any request; longer ones are cut to it.
+
+    Raises:
+        TypeError, ValueError: a timeout is not a number > 0, or the default is above the maximum.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        default_timeout: float = math.inf,
+        max_timeout: float = math.inf,
+    ) -> None:
+        check_timeouts(default_timeout, max_timeout)
+        self.app: ASGIApp = app
+        self.default_timeout: float = default_timeout
+        self.max_timeout: float = max_timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; an ASGI application."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = scope["headers"]
+        try:
+            timeout = timeout_of(headers)
+        except InvalidTimeout as error:
+            await _send_problem(bad_request(str(error)), send)
+            return
+        if timeout is None:
+            timeout = self.default_timeout
+        if timeout == 0.0:
+            await _send_problem(problem_response(TimeoutError()), send)
+            return
+        exchange = _Exchange(receive, send, min(timeout, self.max_timeout))
+        token = current_timings.set(exchange.timings)
+        try:
+            await exchange.run(self.app, scope)
+        finally:
+            current_timings.reset(token)
+
+
+class _Exchange:
+    """One request: the scope its handler runs in, and how far its answer has come."""
+
+    def __init__(self, receive: Receive, send: Send, timeout: float) -> None:
+        self.timings = Timings()
+        self._inbox = Inbox(receive)
+        self._send = send
+        self._handler = anyio.CancelScope(deadline=anyio.current_time() + timeout)
+        self._client_left = False
+        self._started = False
+        self._has_trailers = False
+        self._ending = False  # the last piece is being sent
+        self._ended = False  # it has been
+
+    async def run(self, app: ASGIApp, scope: Scope) -> None:
+        """Let the application answer, or answer in its place."""
+        failure = await self._failure_of(app, scope)
+        try:
+            if failure is None:
+                return
+            known = culprit(failure)
+            if known is not None and self._client_left:
+                _logger.info("%s %r: the client left", scope["method"], scope["path"])
+                if not self._started:
+                    await _send_499(self._send)
+                return
+            if known is None or self._started:
+                # A response that has started cannot be taken back. By the exception the server
+                # knows not to end it as if it were whole.
+                raise failure
+            if isinstance(known, _FAULTS):
+                _logger.error("%s %r failed", scope["method"], scope["path"], exc_info=failure)
+            await _send_problem(problem_response(known), self._send, self.timings)
+        finally:
+            del failure  # whose traceback has this frame: no cycle for each refusal
+
+    async def _failure_of(self, app: ASGIApp, scope: Scope) -> BaseException | None:
+        """Let the application answer; return what came of it instead of an answer, if anything."""
+        raised: Exception | None = None
+        failure: BaseException | None = None
+        try:
+            try:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._watch, scope)
+                    try:
+                        with self._handler:
+                            await app(scope, self._inbox.receive, self.send)
+                    except Exception as exc:
+                        raised = exc
+                        raise
+                    tasks.cancel_scope.cancel()
+            except BaseExceptionGroup as group:
+                failure = _unwrapped(group, raised)
+            else:
+                if self._handler.cancelled_caught and not self._ended:
+                    failure = TimeoutError("the request's deadline passed, or its client left")
+            return failure
+        finally:
+            del raised, failure
+
+    async def _watch(self, scope: Scope) -> None:
+        # To receive is what makes a server answer "100 Continue": for the application to say.
+        patient = any(name == b"expect" for name, _ in scope["headers"])
+        if await self._inbox.watch(patient=patient) and not self._ending:
+            self._client_left = True
+            self._handler.cancel()
+
+    async def send(self, message: Message) -> None:
+        """Send for the application; its ``send``."""
+        if message["type"] == "http.response.start":
+            if self._handler.cancel_called:
+                await checkpoint()  # not to start what can still become a 504
+            self._started = True
+            self._handler.deadline = math.inf
+            self._has_trailers = message.get("trailers", False)
+            message = _with_timings(message, self.timings)
+        if not self._is_last(message):
+            await self._send(message)
+            return
+        # Hypercorn announces the end of every request as the client's leaving, from within
+        # the sending of the last piece. Quart would cancel the task that sends.
+        self._ending = True
+        self._inbox.hold()
+        try:
+            await self._send(message)
+            self._ended = True
+        finally:
+            self._inbox.release()
+
+    def _is_last(self, message: Message) -> bool:
+        match message["type"]:
+            case "http.response.body" | "http.response.zerocopysend":
+                return not message.get("more_body") and not self._has_trailers
+            case "http.response.pathsend":
+                return not self._has_trailers
+            case "http.response.trailers":
+                return not message.get("more_trailers")
+            case _:
+                return False
+
+
+def _unwrapped(group: BaseExceptionGroup[BaseException], raised: Exception | None) -> BaseException:
+    """Return what left the task group's block, which the task group has put into a group.
+
+    Beside that, from the watching task, are cancellations at most, which come again, and
+    what comes from nowhere, such as `KeyboardInterrupt`.
+
+    Args:
+        group: what left the task group.
+        raised: what left the block, if it was an `Exception`. In the group may be a copy: a
+            cancel scope that looks for its cancellation in a group takes it apart.
+    """
+    inside = [
+        each for each in group.exceptions if not isinstance(each, anyio.get_cancelled_exc_class())
+    ]
+    if len(inside) > 1:
+        return group
+    return inside[0] if raised is None else raised
+
+
+async def _send_problem(problem: Problem, send: Send, timings: Timings | None = None) -> None:
+    headers = [(k.lower().encode(), v.encode()) for k, v in problem.headers.items()]
+    start = {"type": "http.response.start", "status": problem.status, "headers": headers}
+    await send(start if timings is None else _with_timings(start, timings))
+    await send({"type": "http.response.body", "body": problem.body})
+
+
+async def _send_499(send: Send) -> None:
+    # For middlewares outside, which may log it, or insist on a response; nobody else listens.
+    with suppress(OSError):  # what a server may raise then, by ASGI 2.4
+        await send({"type": "http.response.start", "status": 499, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _with_timings(start: Message, timings: Timings) -> Message:
+    if not timings.calls:
+        return start
+    value = f"queue;dur={timings.queue * 1e3:.1f}, model;dur={timings.model * 1e3:.1f}"
+    headers = [*start.get("headers", ()), (b"server-timing", value.encode())]
+    return {**start, "headers": headers}
