@@ -25,7 +25,7 @@ T = TypeVar("T")
 # The next batch of a device that runs is planned when somebody comes: from so many times as long
 # before it should be free as deciding takes, but in the last part of its run only; and anew after
 # so many times that, as the plan without those who have come meanwhile is a worse one.
-_AHEAD, _PART, _AGAIN = 12.0, 0.5, 2.0
+_AHEAD, _PART, _AGAIN = 16.0, 0.5, 2.0
 
 
 class Taken(NamedTuple, Generic[T]):

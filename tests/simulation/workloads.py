@@ -114,9 +114,9 @@ MIXED = tuple(
     for classes, kind, load in product(_MIXES, ("poisson", "bursts"), (0.8, 1.0, 1.3, 2.0))
 )
 
-# Played on the real clock.
+# Played on the real clock. Long enough that the first few batches are not a tenth of them.
 REAL = tuple(
-    Cell(DEVICE, classes, "poisson", load, 1000)
+    Cell(DEVICE, classes, "poisson", load, 3000)
     for classes, load in product(
         ((RequestClass(0.060),), (RequestClass(0.100),), URGENT), (0.9, 1.2, 2.0)
     )
