@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-import trio
+from .hosts import host
 
 # Longer than any test waits for anything, so that a broken gate fails and does not hang.
 PATIENCE = 30
@@ -29,8 +29,8 @@ class TimedModel:
         self.runs: list[Run] = []
 
     async def __call__(self, items: list[Any]) -> list[Any]:
-        self.runs.append(Run(trio.current_time(), list(items)))
-        await trio.sleep(self.fixed + self.per_item * len(items))
+        self.runs.append(Run(host.current_time(), list(items)))
+        await host.sleep(self.fixed + self.per_item * len(items))
         return [self.answer(item) for item in items]
 
     def answer(self, item: Any) -> Any:
@@ -68,7 +68,7 @@ class GatedModel:
 
     async def started(self) -> None:
         """Wait until one more run has started."""
-        got_it = await trio.to_thread.run_sync(lambda: self._started.acquire(timeout=PATIENCE))
+        got_it = await host.in_thread(lambda: self._started.acquire(timeout=PATIENCE))
         assert got_it, "no run started"
 
     @property

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from fractions import Fraction
 from itertools import pairwise
 
 import pytest
+import sniffio
 from hypothesis import given, strategies as st
 
 from trio_batcher import Batcher, InferenceModel, open_batcher
@@ -136,12 +136,10 @@ def test_a_batcher_is_made_by_open_batcher_only():
         Batcher()
 
 
-def test_without_an_event_loop_the_story_names_the_one_that_is_needed():
-    """Entering under asyncio says what is needed instead of failing somewhere deep."""
-
-    async def main() -> None:
-        async with open_batcher(print):
-            raise AssertionError
-
-    with pytest.raises(RuntimeError, match=r"needs trio .* asyncio"):
-        asyncio.run(main())
+@pytest.mark.parametrize(("library", "named"), [(None, "none"), ("curio", "curio")])
+def test_without_an_event_loop_the_story_names_those_that_will_do(library, named, monkeypatch):
+    """Entering says what is needed and what is there, instead of failing somewhere deep."""
+    monkeypatch.setattr(sniffio.thread_local, "name", library)
+    coroutine = open_batcher(print).__aenter__()
+    with pytest.raises(RuntimeError, match=f"needs trio or asyncio; .* running here: {named}$"):
+        coroutine.send(None)

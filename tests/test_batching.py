@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import math
 
 import pytest
 import trio
-import trio.lowlevel
-from trio.testing import wait_all_tasks_blocked
+import trio.testing
 
 from trio_batcher import InferenceModel, ModelError, Overloaded, open_batcher
 
+from .hosts import host, wait_all_tasks_blocked
 from .models import GatedModel, TimedModel
 
-pytestmark = pytest.mark.trio
+pytestmark = pytest.mark.usefixtures("on_host")
 
 
-async def test_a_lone_request_does_not_wait(autojump_clock):
+async def test_a_lone_request_does_not_wait(virtual_time):
     """The device is free: it runs at once, whatever `max_batch_size` is."""
     model = TimedModel(fixed=0.01, per_item=0.0)
     async with open_batcher(model, max_batch_size=32) as batcher:
         for _ in range(10):
-            start = trio.current_time()
+            start = host.current_time()
             await batcher.infer(1)
-            assert trio.current_time() == pytest.approx(start + 0.01)
+            assert host.current_time() == pytest.approx(start + 0.01)
 
 
-async def test_requests_gather_while_the_device_runs(autojump_clock):
+async def test_requests_gather_while_the_device_runs(virtual_time):
     """Those that came during a batch form the next one, together, up to the maximum."""
     model = TimedModel()
-    async with open_batcher(model, max_batch_size=8) as batcher, trio.open_nursery() as nursery:
+    async with open_batcher(model, max_batch_size=8) as batcher, host.open_nursery() as nursery:
         nursery.start_soon(batcher.infer, 0)
         await wait_all_tasks_blocked()
         for item in range(1, 21):
@@ -41,10 +42,10 @@ async def test_requests_gather_while_the_device_runs(autojump_clock):
 async def test_a_batch_is_composed_when_it_starts_and_not_before():
     """Nothing is sealed while a worker thread runs: who comes last can go first."""
     model = GatedModel()
-    async with open_batcher(model, max_batch_size=2) as batcher, trio.open_nursery() as nursery:
+    async with open_batcher(model, max_batch_size=2) as batcher, host.open_nursery() as nursery:
 
         async def caller(item: int, seconds: float) -> None:
-            with trio.fail_after(seconds):
+            with host.fail_after(seconds):
                 await batcher.infer(item)
 
         nursery.start_soon(caller, 0, math.inf)
@@ -56,66 +57,66 @@ async def test_a_batch_is_composed_when_it_starts_and_not_before():
     assert model.batches == [[0], [4, 3], [2, 1]]
 
 
-async def test_max_delay_counts_from_the_oldest_waiting_request(autojump_clock):
+async def test_max_delay_counts_from_the_oldest_waiting_request(virtual_time):
     """Later companions do not prolong it; the batch runs with who is there."""
     model = TimedModel()
     async with (
         open_batcher(model, max_batch_size=8, max_delay=0.1) as batcher,
-        trio.open_nursery() as nursery,
+        host.open_nursery() as nursery,
     ):
-        start = trio.current_time()
+        start = host.current_time()
         for item in range(4):
             nursery.start_soon(batcher.infer, item)
-            await trio.sleep(0.03)
+            await host.sleep(0.03)
     assert [sorted(batch) for batch in model.batches] == [[0, 1, 2, 3]]
     assert model.runs[0].start == pytest.approx(start + 0.1)
 
 
-async def test_a_batch_that_fills_early_runs_early(autojump_clock):
+async def test_a_batch_that_fills_early_runs_early(virtual_time):
     """`max_delay` is a limit and not a period."""
     model = TimedModel()
     async with (
         open_batcher(model, max_batch_size=3, max_delay=10.0) as batcher,
-        trio.open_nursery() as nursery,
+        host.open_nursery() as nursery,
     ):
-        start = trio.current_time()
+        start = host.current_time()
         for item in range(3):
             nursery.start_soon(batcher.infer, item)
-            await trio.sleep(0.01)
+            await host.sleep(0.01)
     assert model.runs[0].start == pytest.approx(start + 0.02)
 
 
-async def test_waiting_behind_a_batch_counts_towards_max_delay(autojump_clock):
+async def test_waiting_behind_a_batch_counts_towards_max_delay(virtual_time):
     """Whoever has waited longer than `max_delay` for the device does not wait again."""
     model = TimedModel(fixed=1.0, per_item=0.0)
     async with (
         open_batcher(model, max_batch_size=2, max_delay=0.1) as batcher,
-        trio.open_nursery() as nursery,
+        host.open_nursery() as nursery,
     ):
         nursery.start_soon(batcher.infer, 0)
-        await trio.sleep(0.5)  # running since 0.1
+        await host.sleep(0.5)  # running since 0.1
         nursery.start_soon(batcher.infer, 1)
     assert [run.start for run in model.runs] == pytest.approx(
         [model.runs[0].start, model.runs[0].start + 1.0]
     )
 
 
-async def test_a_wait_for_companions_does_not_cost_a_deadline(autojump_clock):
+async def test_a_wait_for_companions_does_not_cost_a_deadline(virtual_time):
     """With the model's speed known, the batch starts in time for the most urgent in it."""
     model = TimedModel(fixed=0.1, per_item=0.0)
     async with (
         open_batcher(model, max_batch_size=4, max_delay=10.0, warmup=[0]) as batcher,
-        trio.open_nursery() as nursery,
+        host.open_nursery() as nursery,
     ):
         nursery.start_soon(batcher.infer, 1)
-        await trio.sleep(0.01)
-        with trio.fail_after(0.5):
+        await host.sleep(0.01)
+        with host.fail_after(0.5):
             assert await batcher.infer(2) == 4
     assert model.batches[-1] == [2, 1]
 
 
-async def test_an_idle_batcher_does_nothing_at_all(mock_clock):
-    """No task step and no wake-up over ten virtual hours, before, between and after requests."""
+async def idle_steps(clock) -> int:
+    """Steps that trio takes over ten hours in which only this task's own timer goes off."""
 
     class Counter(trio.abc.Instrument):
         steps = 0
@@ -126,90 +127,103 @@ async def test_an_idle_batcher_does_nothing_at_all(mock_clock):
         def before_io_wait(self, timeout: float) -> None:
             self.steps += 1
 
-    async def idle_steps() -> int:
-        """Steps taken over ten hours in which only this task's own timer goes off."""
-        counter = Counter()
-        await wait_all_tasks_blocked()
-        trio.lowlevel.add_instrument(counter)
-        mock_clock.jump(36_000)
-        await trio.lowlevel.checkpoint()
-        await trio.lowlevel.checkpoint()
-        trio.lowlevel.remove_instrument(counter)
-        return counter.steps
+    counter = Counter()
+    await trio.testing.wait_all_threads_completed()
+    await wait_all_tasks_blocked()
+    trio.lowlevel.add_instrument(counter)
+    clock.jump(36_000)
+    await trio.lowlevel.checkpoint()
+    await trio.lowlevel.checkpoint()
+    trio.lowlevel.remove_instrument(counter)
+    return counter.steps
+
+
+async def idle_passes(_) -> int:
+    """Passes of asyncio's event loop over ten hours, likewise."""
+    loop = asyncio.get_running_loop()
+    await wait_all_tasks_blocked()
+    before = loop.passes
+    await asyncio.sleep(36_000)
+    return loop.passes - before
+
+
+@pytest.mark.only_on("trio", "asyncio")
+async def test_an_idle_batcher_does_nothing_at_all(on_host, still_clock):
+    """No task step and no wake-up over ten virtual hours, before, between and after requests."""
 
     async def asynchronous(items: list[int]) -> list[int]:
         return items
 
-    bare = await idle_steps()
+    idle = idle_steps if on_host == "trio" else idle_passes
+    bare = await idle(still_clock)
     for model in (asynchronous, lambda items: items):
         for max_delay in (0.0, 0.001):
             async with open_batcher(model, max_delay=max_delay, max_batch_size=1) as batcher:
-                assert await idle_steps() == bare
+                assert await idle(still_clock) == bare
                 await batcher.infer(1)
-                await trio.testing.wait_all_threads_completed()
-                assert await idle_steps() == bare
-    assert await idle_steps() == bare
+                assert await idle(still_clock) == bare
+    assert await idle(still_clock) == bare
 
 
-async def test_an_empty_batch_is_never_run(autojump_clock):
+async def test_an_empty_batch_is_never_run(virtual_time):
     """Nothing waits, or all who waited have gone: the model is left alone."""
     model = TimedModel()
     async with open_batcher(model, max_delay=0.05, max_batch_size=4) as batcher:
         for _ in range(3):
-            async with trio.open_nursery() as nursery:
+            async with host.open_nursery() as nursery:
                 nursery.start_soon(batcher.infer, 1)
-                await trio.sleep(0.01)
+                await host.sleep(0.01)
                 nursery.cancel_scope.cancel()
-            await trio.sleep(1)
+            await host.sleep(1)
         assert await batcher.infer_many([]) == []
     assert model.runs == []
 
 
-async def test_a_full_queue_is_told_at_once_with_an_estimate(autojump_clock):
+async def test_a_full_queue_is_told_at_once_with_an_estimate(virtual_time):
     """`Overloaded`, and room after `retry_after` seconds, as the running batch ends."""
     model = TimedModel(fixed=1.0, per_item=0.0)
     async with (
         open_batcher(model, max_batch_size=2, max_queue_size=2, warmup=[0]) as batcher,
-        trio.open_nursery() as nursery,
+        host.open_nursery() as nursery,
     ):
         nursery.start_soon(batcher.infer, 0)
         await wait_all_tasks_blocked()
         nursery.start_soon(batcher.infer, 1)
         nursery.start_soon(batcher.infer, 2)
-        await trio.sleep(0.25)
-        start = trio.current_time()
+        await host.sleep(0.25)
+        start = host.current_time()
         with pytest.raises(Overloaded) as caught:
             await batcher.infer(3)
-        assert trio.current_time() == start
+        assert host.current_time() == start
         assert caught.value.retry_after == pytest.approx(0.75)
-        await trio.sleep(caught.value.retry_after + 1e-6)
+        await host.sleep(caught.value.retry_after + 1e-6)
         assert await batcher.infer(4) == 8
         assert batcher.statistics().rejected["overloaded"] == 1
         assert batcher.statistics().peak_waiting == 2
 
 
-async def test_retry_after_is_an_estimate_even_when_nothing_was_measured(autojump_clock):
+async def test_retry_after_is_an_estimate_even_when_nothing_was_measured(virtual_time):
     """Unknown speed: as long again as the batch has been running."""
     model = TimedModel(fixed=10.0)
     async with (
         open_batcher(model, max_batch_size=1, max_queue_size=1) as batcher,
-        trio.open_nursery() as nursery,
+        host.open_nursery() as nursery,
     ):
         nursery.start_soon(batcher.infer, 0)
         await wait_all_tasks_blocked()
         nursery.start_soon(batcher.infer, 1)
-        await trio.sleep(2.0)
+        await host.sleep(2.0)
         with pytest.raises(Overloaded) as caught:
             await batcher.infer(2)
         assert caught.value.retry_after == pytest.approx(2.0)
 
 
-async def test_infer_many_is_queued_whole_or_not_at_all(autojump_clock):
+async def test_infer_many_is_queued_whole_or_not_at_all(virtual_time):
     """No room for all of it: none of it is queued. More than ever fits: a `ValueError`."""
     model = TimedModel(fixed=1.0)
     async with (
         open_batcher(model, max_batch_size=1, max_queue_size=3) as batcher,
-        trio.open_nursery() as nursery,
+        host.open_nursery() as nursery,
     ):
         nursery.start_soon(batcher.infer, 0)
         await wait_all_tasks_blocked()
@@ -223,22 +237,22 @@ async def test_infer_many_is_queued_whole_or_not_at_all(autojump_clock):
         assert await batcher.infer_many(iter([2, 3])) == [4, 6]
 
 
-async def test_infer_many_gives_results_in_its_own_order(autojump_clock):
+async def test_infer_many_gives_results_in_its_own_order(virtual_time):
     """Whatever batches its items ran in."""
     async with open_batcher(TimedModel(), max_batch_size=3) as batcher:
         assert await batcher.infer_many(range(10)) == [item * 2 for item in range(10)]
         assert batcher.statistics().batch_sizes == {1: 1, 3: 3}
 
 
-async def test_replicas_each_take_their_own_batch(autojump_clock):
+async def test_replicas_each_take_their_own_batch(virtual_time):
     """Two devices run at the same time, and a lone request starts only one of them."""
     models = [TimedModel(fixed=1.0, per_item=0.0) for _ in range(2)]
     async with open_batcher(models, max_batch_size=2) as batcher:
         await batcher.infer(0)
         assert sorted(len(model.runs) for model in models) == [0, 1]
-        start = trio.current_time()
+        start = host.current_time()
         await batcher.infer_many(range(8))
-        assert trio.current_time() == pytest.approx(start + 2.0)
+        assert host.current_time() == pytest.approx(start + 2.0)
         assert sorted(len(model.runs) for model in models) == [2, 3]
         assert len(batcher.statistics().busy) == 2
         assert sum(batcher.statistics().busy) == pytest.approx(5.0)
@@ -247,7 +261,7 @@ async def test_replicas_each_take_their_own_batch(autojump_clock):
 async def test_replicas_in_threads_run_at_the_same_time():
     """Each is in a thread of its own; both have started before either is let go."""
     models = [GatedModel(), GatedModel()]
-    async with open_batcher(models, max_batch_size=1) as batcher, trio.open_nursery() as nursery:
+    async with open_batcher(models, max_batch_size=1) as batcher, host.open_nursery() as nursery:
         nursery.start_soon(batcher.infer, 1)
         nursery.start_soon(batcher.infer, 2)
         for model in models:
@@ -257,24 +271,24 @@ async def test_replicas_in_threads_run_at_the_same_time():
     assert sorted(model.batches for model in models) == [[[1]], [[2]]]
 
 
-async def test_a_slow_replica_does_not_hold_up_a_fast_one(autojump_clock):
+async def test_a_slow_replica_does_not_hold_up_a_fast_one(virtual_time):
     """Whoever is free takes the next batch, so the fast one takes more."""
     fast, slow = TimedModel(fixed=0.1, per_item=0.0), TimedModel(fixed=1.0, per_item=0.0)
     async with open_batcher([fast, slow], max_batch_size=1) as batcher:
-        start = trio.current_time()
+        start = host.current_time()
         await batcher.infer_many(range(22))
-        assert trio.current_time() - start == pytest.approx(2.0)
+        assert host.current_time() - start == pytest.approx(2.0)
     assert (len(fast.runs), len(slow.runs)) == (20, 2)
 
 
 async def test_two_batchers_with_one_limiter_take_turns():
     """A burst gives its token up between two batches when somebody else waits for it."""
-    limiter = trio.CapacityLimiter(1)
+    limiter = host.CapacityLimiter(1)
     model = GatedModel()
     async with (
         open_batcher(model, max_batch_size=1, limiter=limiter) as a,
         open_batcher(model, max_batch_size=1, limiter=limiter) as b,
-        trio.open_nursery() as nursery,
+        host.open_nursery() as nursery,
     ):
         nursery.start_soon(a.infer_many, ["a"] * 10)
         nursery.start_soon(b.infer_many, ["b"] * 10)
@@ -286,17 +300,17 @@ async def test_two_batchers_with_one_limiter_take_turns():
     assert model.executed in (["a", "b"] * 10, ["b", "a"] * 10)
 
 
-async def test_an_async_model_runs_under_the_limiter_too(autojump_clock):
+async def test_an_async_model_runs_under_the_limiter_too(virtual_time):
     """With one token for two replicas, only one of them runs at a time."""
     models = [TimedModel(fixed=1.0, per_item=0.0) for _ in range(2)]
-    async with open_batcher(models, max_batch_size=1, limiter=trio.CapacityLimiter(1)) as batcher:
-        start = trio.current_time()
+    async with open_batcher(models, max_batch_size=1, limiter=host.CapacityLimiter(1)) as batcher:
+        start = host.current_time()
         await batcher.infer_many(range(4))
-        assert trio.current_time() == pytest.approx(start + 4.0)
+        assert host.current_time() == pytest.approx(start + 4.0)
     assert all(model.runs for model in models)
 
 
-async def test_warmup_runs_growing_batches_before_the_block(autojump_clock):
+async def test_warmup_runs_growing_batches_before_the_block(virtual_time):
     """Sizes 1, 2, 3, 5, … and the maximum, each twice, with inputs repeated; not counted."""
     model = TimedModel()
     async with open_batcher(model, max_batch_size=6, warmup=[1, 2, 3]) as batcher:
@@ -325,15 +339,15 @@ async def test_a_failing_warmup_fails_the_opening():
     assert caught.value.__notes__ == ["while warming up with a batch of 1"]
 
 
-async def test_statistics_add_up(autojump_clock):
+async def test_statistics_add_up(virtual_time):
     """Each figure is what was seen from outside, and a snapshot does not change."""
     model = TimedModel()
     async with open_batcher(model, max_batch_size=4, max_queue_size=6) as batcher:
         empty = batcher.statistics()
-        async with trio.open_nursery() as nursery:
+        async with host.open_nursery() as nursery:
 
             async def caller(item: int, seconds: float) -> None:
-                with trio.move_on_after(seconds):
+                with host.move_on_after(seconds):
                     try:
                         await batcher.infer(item)
                     except Overloaded:

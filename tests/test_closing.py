@@ -7,21 +7,20 @@ import sys
 import threading
 
 import pytest
-import trio
-from trio.testing import wait_all_tasks_blocked
 
 from trio_batcher import BatcherClosed, InferenceModel, open_batcher
 
+from .hosts import host, wait_all_tasks_blocked
 from .models import GatedModel, TimedModel
 
-pytestmark = pytest.mark.trio
+pytestmark = pytest.mark.usefixtures("on_host")
 
 
-async def test_leaving_normally_runs_everything_that_was_accepted(autojump_clock):
+async def test_leaving_normally_runs_everything_that_was_accepted(virtual_time):
     """All who wait when the body ends get their results before the block is left."""
     model = TimedModel()
     answers = []
-    async with trio.open_nursery() as nursery:
+    async with host.open_nursery() as nursery:
         async with open_batcher(model, max_batch_size=4, max_delay=100) as batcher:
 
             async def caller(item: int) -> None:
@@ -31,24 +30,24 @@ async def test_leaving_normally_runs_everything_that_was_accepted(autojump_clock
                 nursery.start_soon(caller, item)
             await wait_all_tasks_blocked()
             assert batcher.statistics().waiting == 6
-            start = trio.current_time()
+            start = host.current_time()
         # The last two were not kept waiting for companions that cannot come any more.
-        assert trio.current_time() < start + 1
+        assert host.current_time() < start + 1
         assert [len(batch) for batch in model.batches] == [4, 4, 2]
         assert batcher.statistics().waiting == batcher.statistics().running == 0
     assert sorted(answers) == [item * 2 for item in range(10)]
 
 
-async def test_after_the_block_requests_raise_batcher_closed(autojump_clock):
+async def test_after_the_block_requests_raise_batcher_closed(virtual_time):
     """So do those made while the queue is being drained."""
     model = TimedModel(fixed=1.0)
-    async with trio.open_nursery() as nursery:
+    async with host.open_nursery() as nursery:
         async with open_batcher(model) as batcher:
             nursery.start_soon(batcher.infer, 1)  # noqa: ASYNC111
             await wait_all_tasks_blocked()
 
             async def late() -> None:
-                await trio.sleep(0.5)
+                await host.sleep(0.5)
                 with pytest.raises(BatcherClosed):
                     await batcher.infer(2)
 
@@ -62,11 +61,11 @@ async def test_after_the_block_requests_raise_batcher_closed(autojump_clock):
 
 
 @pytest.mark.parametrize("error", [KeyError("mine"), SystemExit(3)])
-async def test_the_bodys_exception_leaves_unwrapped(error, autojump_clock):
+async def test_the_bodys_exception_leaves_unwrapped(error, virtual_time):
     """Not in a group, and the very instance; who waits is turned away."""
     model = TimedModel(fixed=1.0)
     outcomes = []
-    async with trio.open_nursery() as nursery:
+    async with host.open_nursery() as nursery:
 
         async def caller(item: int) -> None:
             try:
@@ -89,7 +88,7 @@ async def test_a_running_thread_is_waited_for_and_its_callers_get_their_results(
     """Leaving by an exception cannot stop a thread; it can turn away those behind it."""
     model = GatedModel()
     outcomes = []
-    async with trio.open_nursery() as nursery:
+    async with host.open_nursery() as nursery:
 
         async def caller(item: int) -> None:
             try:
@@ -114,8 +113,8 @@ async def test_leaving_by_cancellation_waits_for_the_thread_and_stays_a_cancella
     """The scope that was cancelled catches it, and no exception group comes of it."""
     model = GatedModel()
     answers = []
-    async with trio.open_nursery() as nursery:
-        with trio.CancelScope() as scope:
+    async with host.open_nursery() as nursery:
+        with host.CancelScope() as scope:
             async with open_batcher(model) as batcher:
 
                 async def caller() -> None:
@@ -125,16 +124,16 @@ async def test_leaving_by_cancellation_waits_for_the_thread_and_stays_a_cancella
                 await model.started()
                 scope.cancel()
                 model.open()
-                await trio.sleep_forever()
+                await host.sleep_forever()
         assert scope.cancelled_caught
     assert answers == [2]
 
 
-async def test_cancelling_the_drain_turns_the_queue_away(autojump_clock):
+async def test_cancelling_the_drain_turns_the_queue_away(virtual_time):
     """A block whose scope is cancelled while it drains does not drain to the end."""
     model = TimedModel(fixed=1.0)
     outcomes = []
-    async with trio.open_nursery() as nursery:
+    async with host.open_nursery() as nursery:
 
         async def caller(item: int) -> None:
             try:
@@ -142,7 +141,7 @@ async def test_cancelling_the_drain_turns_the_queue_away(autojump_clock):
             except BatcherClosed:
                 outcomes.append("closed")
 
-        with trio.move_on_after(1.5) as scope:
+        with host.move_on_after(1.5) as scope:
             async with open_batcher(model, max_batch_size=1) as batcher:
                 for item in range(4):
                     nursery.start_soon(caller, item)
@@ -157,8 +156,8 @@ async def test_cancelling_the_drain_turns_the_queue_away(autojump_clock):
 async def test_an_exception_while_the_outer_scope_is_cancelled_is_not_lost():
     """Both at once, with a thread still running: the body's exception leaves unwrapped."""
     model = GatedModel()
-    async with trio.open_nursery() as nursery:
-        with trio.CancelScope() as scope:
+    async with host.open_nursery() as nursery:
+        with host.CancelScope() as scope:
             with pytest.raises(KeyError):
                 async with open_batcher(model) as batcher:
                     nursery.start_soon(batcher.infer, 1)  # noqa: ASYNC111
@@ -166,7 +165,7 @@ async def test_an_exception_while_the_outer_scope_is_cancelled_is_not_lost():
                     scope.cancel()
                     model.open()
                     raise KeyError
-            await trio.lowlevel.checkpoint()
+            await host.checkpoint()
         assert scope.cancelled_caught
 
 
@@ -174,18 +173,18 @@ async def test_no_task_and_no_thread_outlives_the_block():
     """Counted before and after, with a thread model, an async one and replicas."""
 
     async def asynchronous(items: list[int]) -> list[int]:
-        await trio.lowlevel.checkpoint()
+        await host.checkpoint()
         return items
 
     def blocking(items: list[int]) -> list[int]:
         return items
 
-    before = trio.lowlevel.current_statistics().tasks_living
+    before = host.tasks_living()
     for model in (asynchronous, blocking, [blocking, blocking], [asynchronous, blocking]):
         async with open_batcher(model) as batcher:
             assert await batcher.infer_many(range(100)) == list(range(100))
-        assert trio.lowlevel.current_statistics().tasks_living == before
-        assert trio.testing.active_thread_count() == 0
+        assert host.tasks_living() == before
+        assert host.threads_busy() == 0
 
 
 async def test_the_model_is_constructed_and_closed_in_the_worker():
@@ -256,11 +255,11 @@ async def test_cancelled_while_loading_waits_for_the_constructor_and_closes_the_
         def close(self) -> None:
             closed.append(self)
 
-    async with trio.open_nursery() as nursery:
-        with trio.CancelScope() as scope:
+    async with host.open_nursery() as nursery:
+        with host.CancelScope() as scope:
 
             async def cancel() -> None:
-                await trio.to_thread.run_sync(lambda: building.wait(30))
+                await host.in_thread(lambda: building.wait(30))
                 scope.cancel()
                 go_on.set()
 
@@ -331,9 +330,9 @@ async def test_a_workers_timer_slack_is_put_back_after_its_burst():
     def usual() -> tuple[int, int]:
         return threading.get_ident(), libc.prctl(30, 0)
 
-    thread, before = await trio.to_thread.run_sync(usual)
+    thread, before = await host.in_thread(usual)
     async with open_batcher(model) as batcher:
         await batcher.infer(1)
     assert slack == {thread: 1_000}
     assert before > 1_000
-    assert await trio.to_thread.run_sync(usual) == (thread, before)
+    assert await host.in_thread(usual) == (thread, before)

@@ -7,13 +7,13 @@ import sys
 import traceback
 
 import pytest
-import trio
 
 from trio_batcher import BatcherClosed, BatcherCrashed, ModelError, ResultCountError, open_batcher
 
+from .hosts import host
 from .models import GatedModel, TimedModel
 
-pytestmark = pytest.mark.trio
+pytestmark = pytest.mark.usefixtures("on_host")
 
 
 class Picky:
@@ -41,7 +41,7 @@ async def outcomes_of(batcher, items):
         except Exception as exc:
             outcomes[item] = exc
 
-    async with trio.open_nursery() as nursery:
+    async with host.open_nursery() as nursery:
         for item in items:
             nursery.start_soon(ask, item)
     return outcomes
@@ -101,11 +101,11 @@ async def test_a_model_that_exits_fails_like_any_other():
         assert outcomes == {item: item * 2 for item in range(8) if item != 5}
 
 
-async def test_an_async_model_that_raises_is_bisected_too(autojump_clock):
+async def test_an_async_model_that_raises_is_bisected_too(virtual_time):
     """A poison input fails alone, whatever kind of model it meets."""
 
     async def model(items):
-        await trio.sleep(0.01)
+        await host.sleep(0.01)
         if 5 in items:
             sys.exit("five")
         return items
@@ -116,7 +116,7 @@ async def test_an_async_model_that_raises_is_bisected_too(autojump_clock):
     assert outcomes == {item: item for item in range(8) if item != 5}
 
 
-async def test_an_exception_in_a_results_place_is_raised_in_that_caller_alone(autojump_clock):
+async def test_an_exception_in_a_results_place_is_raised_in_that_caller_alone(virtual_time):
     """It is that very exception, and its batch-mates get their results."""
     refusal = LookupError("not in the dictionary")
 
@@ -128,7 +128,7 @@ async def test_an_exception_in_a_results_place_is_raised_in_that_caller_alone(au
     assert outcomes == {0: 0, 1: 1, 2: refusal, 3: 3}
 
 
-async def test_no_exception_instance_is_raised_in_two_tasks(autojump_clock):
+async def test_no_exception_instance_is_raised_in_two_tasks(virtual_time):
     """Tracebacks stay as long as they are, even if a model has one exception for everything."""
     refusal = LookupError("everything")
 
@@ -147,7 +147,7 @@ async def test_no_exception_instance_is_raised_in_two_tasks(autojump_clock):
     assert len(set(lengths)) == 1
 
 
-async def test_wrong_number_of_results_tells_every_caller_of_that_batch(autojump_clock):
+async def test_wrong_number_of_results_tells_every_caller_of_that_batch(virtual_time):
     """Each gets a `ResultCountError` of its own, with both numbers; the next batch is served."""
 
     async def model(items):
@@ -175,7 +175,7 @@ async def test_a_plain_function_that_returns_a_coroutine_is_told_what_to_do():
             await batcher.infer(1)
 
 
-async def test_infer_many_raises_its_first_failure_and_gives_the_rest_up(autojump_clock):
+async def test_infer_many_raises_its_first_failure_and_gives_the_rest_up(virtual_time):
     """Waiting companions of the failed item leave the queue."""
 
     class Model(TimedModel):
@@ -209,7 +209,7 @@ async def test_a_fault_of_the_batcher_itself_reaches_everybody_and_nobody_hangs(
             assert all(error.__cause__ is fault for error in outcomes.values())
             await batcher.failed.wait()
             # The block itself runs on: nothing of the host's was cancelled.
-            await trio.lowlevel.checkpoint()
+            await host.checkpoint()
             with pytest.raises(BatcherCrashed):
                 await batcher.infer(4)
             assert batcher.statistics().rejected["crashed"] == 4
@@ -253,7 +253,7 @@ async def test_a_fault_in_delivery_while_the_block_is_left_by_an_exception(monke
     monkeypatch.setattr("trio_batcher._outcomes.Outcomes.deliver", broken)
     model = GatedModel()
     outcomes = {}
-    async with trio.open_nursery() as nursery:
+    async with host.open_nursery() as nursery:
 
         async def caller():
             try:
@@ -287,12 +287,12 @@ async def test_the_blocks_own_exception_wins_over_a_crash(monkeypatch):
 async def test_a_broken_limiter_is_a_crash_and_not_a_hang():
     """A limiter that raises is nobody's batch: everybody is told."""
 
-    class Broken(trio.CapacityLimiter.__mro__[1]):
+    class Broken:
         def statistics(self):
             raise OSError
 
         async def acquire_on_behalf_of(self, borrower):
-            await trio.lowlevel.checkpoint()
+            await host.checkpoint()
             raise OSError("no such device")
 
         def release_on_behalf_of(self, borrower):

@@ -8,14 +8,13 @@ ours on its own stand in the other files; these re-enact the situation.
 from __future__ import annotations
 
 import pytest
-import trio
-from trio.testing import wait_all_tasks_blocked
 
 from trio_batcher import BatcherClosed, InferenceModel, ModelError, Overloaded, open_batcher
 
+from .hosts import host, run, wait_all_tasks_blocked
 from .models import GatedModel, TimedModel
 
-pytestmark = pytest.mark.trio
+pytestmark = pytest.mark.usefixtures("on_host")
 
 
 def double(items):
@@ -30,7 +29,7 @@ async def test_1_an_exception_in_the_model_leaves_nobody_hanging():
             raise RuntimeError("no such layer")
 
     failures = []
-    async with open_batcher(Model, max_batch_size=4) as batcher, trio.open_nursery() as nursery:
+    async with open_batcher(Model, max_batch_size=4) as batcher, host.open_nursery() as nursery:
 
         async def caller(item):
             with pytest.raises(ModelError):
@@ -45,7 +44,7 @@ async def test_1_an_exception_in_the_model_leaves_nobody_hanging():
 async def test_1_waiting_callers_cost_no_threads_so_batches_get_full():
     """FastDynamicBatcher: 64 callers hold the executor's threads, and the largest batch is 6."""
     model = GatedModel()
-    async with open_batcher(model, max_batch_size=32) as batcher, trio.open_nursery() as nursery:
+    async with open_batcher(model, max_batch_size=32) as batcher, host.open_nursery() as nursery:
         nursery.start_soon(batcher.infer, -1)
         await model.started()
         for item in range(64):
@@ -65,11 +64,11 @@ async def test_1_an_input_of_any_type_is_served():
         assert await batcher.infer(lambda: None) == "<lambda>"
 
 
-async def test_2_every_caller_hears_of_the_shutdown(autojump_clock):
+async def test_2_every_caller_hears_of_the_shutdown(virtual_time):
     """batched: after a shutdown four of five callers hang. async-batcher: six of six."""
     model = TimedModel(fixed=1.0)
     heard = []
-    async with trio.open_nursery() as nursery:
+    async with host.open_nursery() as nursery:
 
         async def caller(item):
             try:
@@ -86,7 +85,7 @@ async def test_2_every_caller_hears_of_the_shutdown(autojump_clock):
     assert heard == [None] * 6
 
 
-async def test_2_an_input_that_raises_when_it_is_looked_at_is_left_alone(autojump_clock):
+async def test_2_an_input_that_raises_when_it_is_looked_at_is_left_alone(virtual_time):
     """batched: a `__len__` that raises ends its task, and all later callers hang."""
 
     class Hostile:
@@ -103,7 +102,7 @@ async def test_2_an_input_that_raises_when_it_is_looked_at_is_left_alone(autojum
         assert await batcher.infer(Hostile()) == 1
 
 
-async def test_2_one_model_serves_in_two_event_loops_one_after_the_other():
+async def test_2_one_model_serves_in_two_event_loops_one_after_the_other(on_host):
     """batched: a second run of the event loop fails."""
 
     async def main():
@@ -111,7 +110,7 @@ async def test_2_one_model_serves_in_two_event_loops_one_after_the_other():
             return await batcher.infer(21)
 
     for _ in range(2):
-        assert await trio.to_thread.run_sync(trio.run, main) == 42
+        assert await host.in_thread(run, on_host, main) == 42
 
 
 async def test_2_inputs_and_results_are_not_converted():
@@ -130,14 +129,14 @@ async def test_2_inputs_and_results_are_not_converted():
     assert seen[1] == 0.5
 
 
-async def test_3_a_cancelled_caller_does_not_take_its_batch_mates_down(autojump_clock):
+async def test_3_a_cancelled_caller_does_not_take_its_batch_mates_down(virtual_time):
     """async-batcher: one cancelled, three hung for ever."""
     answers = []
     async with (
         open_batcher(TimedModel(fixed=1.0), max_batch_size=4, max_delay=0.1) as batcher,
-        trio.open_nursery() as nursery,
+        host.open_nursery() as nursery,
     ):
-        scope = trio.CancelScope()
+        scope = host.CancelScope()
 
         async def caller(item, around):
             with around:
@@ -145,19 +144,19 @@ async def test_3_a_cancelled_caller_does_not_take_its_batch_mates_down(autojump_
 
         nursery.start_soon(caller, 0, scope)
         for item in range(1, 4):
-            nursery.start_soon(caller, item, trio.CancelScope())
-        await trio.sleep(0.5)
+            nursery.start_soon(caller, item, host.CancelScope())
+        await host.sleep(0.5)
         scope.cancel()
     assert sorted(answers) == [2, 4, 6]
 
 
-async def test_4_a_lone_request_never_waits_for_a_window(autojump_clock):
+async def test_4_a_lone_request_never_waits_for_a_window(virtual_time):
     """service-streamer: ten of ten lone requests wait the full 100 ms."""
     async with open_batcher(TimedModel(fixed=0.01, per_item=0.0)) as batcher:
-        start = trio.current_time()
+        start = host.current_time()
         for item in range(10):
             await batcher.infer(item)
-        assert trio.current_time() == pytest.approx(start + 0.1)
+        assert host.current_time() == pytest.approx(start + 0.1)
 
 
 async def test_5_no_wake_up_is_lost_between_callers_and_workers():
@@ -168,16 +167,16 @@ async def test_5_no_wake_up_is_lost_between_callers_and_workers():
             for item in range(base, base + 500):
                 assert await batcher.infer(item) == item * 2
 
-        async with trio.open_nursery() as nursery:
+        async with host.open_nursery() as nursery:
             for base in range(0, 2000, 500):
                 nursery.start_soon(caller, base)
         assert batcher.statistics().completed == 2000
 
 
-async def test_6_who_does_not_fit_into_a_batch_is_first_in_the_next(autojump_clock):
+async def test_6_who_does_not_fit_into_a_batch_is_first_in_the_next(virtual_time):
     """Ray Serve: an item that does not fit goes to the back of the queue."""
     model = TimedModel()
-    async with open_batcher(model, max_batch_size=2) as batcher, trio.open_nursery() as nursery:
+    async with open_batcher(model, max_batch_size=2) as batcher, host.open_nursery() as nursery:
         for item in range(7):
             nursery.start_soon(batcher.infer, item)
             await wait_all_tasks_blocked()
@@ -194,7 +193,7 @@ async def test_7_a_failed_batch_gives_its_capacity_back():
         def __iter__(self):
             raise RuntimeError("cannot be split")
 
-    limiter = trio.CapacityLimiter(1)
+    limiter = host.CapacityLimiter(1)
     async with open_batcher(
         lambda items: Unsplittable(), limiter=limiter, max_queue_size=1
     ) as batcher:
@@ -204,29 +203,29 @@ async def test_7_a_failed_batch_gives_its_capacity_back():
     assert limiter.borrowed_tokens == 0
 
 
-async def test_7_a_cancellation_is_not_swallowed(autojump_clock):
+async def test_7_a_cancellation_is_not_swallowed(virtual_time):
     """BentoML: `CancelledError` is caught and the caller goes on as if nothing had been."""
     async with open_batcher(TimedModel(fixed=1.0)) as batcher:
         after = []
-        with trio.move_on_after(0.5) as scope:
+        with host.move_on_after(0.5) as scope:
             await batcher.infer(1)
             after.append("went on")
         assert scope.cancelled_caught
         assert after == []
 
 
-async def test_8_a_deadline_is_looked_at_while_waiting_and_not_when_dequeued(autojump_clock):
+async def test_8_a_deadline_is_looked_at_while_waiting_and_not_when_dequeued(virtual_time):
     """LitServe: a timeout is noticed only when the request is taken from its queue."""
     async with (
         open_batcher(TimedModel(fixed=10.0)) as batcher,
-        trio.open_nursery() as nursery,
+        host.open_nursery() as nursery,
     ):
         nursery.start_soon(batcher.infer, 0)
         await wait_all_tasks_blocked()
-        start = trio.current_time()
-        with trio.move_on_after(0.2):
+        start = host.current_time()
+        with host.move_on_after(0.2):
             await batcher.infer(1)
-        assert trio.current_time() == start + 0.2
+        assert host.current_time() == start + 0.2
 
 
 async def test_9_a_failure_after_the_model_has_returned_is_a_failure_like_any_other():
@@ -244,28 +243,28 @@ async def test_9_a_failure_after_the_model_has_returned_is_a_failure_like_any_ot
         assert await batcher.infer(1) == 1
 
 
-async def test_9_the_work_of_cancelled_callers_is_not_computed(autojump_clock):
+async def test_9_the_work_of_cancelled_callers_is_not_computed(virtual_time):
     """infinity: cancelled requests are run all the same once they have been popped."""
     model = TimedModel()
-    async with open_batcher(model, max_batch_size=2) as batcher, trio.open_nursery() as nursery:
+    async with open_batcher(model, max_batch_size=2) as batcher, host.open_nursery() as nursery:
         nursery.start_soon(batcher.infer, 0)
         await wait_all_tasks_blocked()
-        with trio.CancelScope() as scope:
-            async with trio.open_nursery() as inner:
+        with host.CancelScope() as scope:
+            async with host.open_nursery() as inner:
                 for item in range(1, 100):
                     inner.start_soon(batcher.infer, item)
                 await wait_all_tasks_blocked()
                 scope.cancel()
-        with trio.fail_after(0.025):
+        with host.fail_after(0.025):
             await batcher.infer(100)
     assert model.executed == [0, 100]
 
 
-async def test_the_queue_is_bounded_and_says_so(autojump_clock):
+async def test_the_queue_is_bounded_and_says_so(virtual_time):
     """Most peers queue without bound, or block."""
     async with (
         open_batcher(TimedModel(), max_batch_size=1, max_queue_size=2) as batcher,
-        trio.open_nursery() as nursery,
+        host.open_nursery() as nursery,
     ):
         nursery.start_soon(batcher.infer, 0)
         await wait_all_tasks_blocked()

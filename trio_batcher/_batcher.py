@@ -285,9 +285,7 @@ async def _open(
     warmup: Sequence[T],
 ) -> AsyncGenerator[Batcher[T, Any]]:
     host = current_host()
-    devices: list[Device[T]] = [
-        Device(source, limits.max_batch_size, host.now) for source in sources
-    ]
+    devices: list[Device[T]] = [Device(source, limits.max_batch_size, host) for source in sources]
     uses_threads = not all(device.is_async for device in devices)
     with prompt_switching() if uses_threads else nullcontext():
         capacity = host.limiter(len(devices)) if limiter is None else limiter
@@ -309,18 +307,22 @@ async def _open(
 async def _serving(host: Host, engine: Engine[Any]) -> AsyncGenerator[None]:
     failure: BaseException | None = None
     async with host.open_nursery() as nursery:
-        # A request that is made before it runs waits in the queue.
-        nursery.start_soon(engine.serve)  # noqa: ASYNC113
+        nursery.start_soon(engine.serve)  # noqa: ASYNC113  it says when, below
         # The nursery never gets to see an exception: it would wrap it in a group.
         try:
+            # A task that asyncio cancels before its first step never begins, nor ends.
+            await engine.begun.wait()
             yield
             engine.close()
             await engine.ended.wait()
         except BaseException as exc:  # noqa: BLE001, ASYNC103  raised again below
             failure = exc
             engine.abort()
-            with host.shield():
-                # Without a limit, as a thread cannot be stopped.
-                await engine.ended.wait()  # noqa: ASYNC102
+            if engine.begun.is_set():
+                with host.shield():
+                    # Without a limit, as a thread cannot be stopped.
+                    await engine.ended.wait()  # noqa: ASYNC102
+                    # One pass more, so that the nursery has nobody left to wait for.
+                    await host.checkpoint()  # noqa: ASYNC102
     if failure is not None:
         raise failure

@@ -12,6 +12,7 @@ from ._latency import LatencyModel
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ._hosts import Host
     from ._model import ModelSource
     from ._queue import Request
 
@@ -39,7 +40,7 @@ class Device(Generic[T]):
         reruns: runs made to find what a batch failed on.
     """
 
-    def __init__(self, source: ModelSource, max_batch_size: int, now: Callable[[], float]) -> None:
+    def __init__(self, source: ModelSource, max_batch_size: int, host: Host) -> None:
         self.is_async = source.is_async
         self.latency = LatencyModel(max_batch_size)
         self.delivery = DeliveryModel()
@@ -50,7 +51,8 @@ class Device(Generic[T]):
         self.reruns = 0
         self._started = 0.0
         self._source = source
-        self._now = now
+        self._now = host.now
+        self._await = host.call
         self._call: Callable[[list[T]], Any] = _not_loaded
         self._close: Callable[[], None] | None = None
         if source.factory is None:
@@ -129,7 +131,7 @@ class Device(Generic[T]):
     async def _attempt_async(self, inputs: list[T]) -> Attempt:
         size, started = len(inputs), self._now()
         try:
-            results = await self._call(inputs)
+            results = await self._await(self._call, inputs)
         # As above, but a cancellation passes.
         except (Exception, SystemExit, KeyboardInterrupt) as exc:  # noqa: BLE001
             return self._raised(exc, started)

@@ -73,7 +73,7 @@ class Engine(Generic[T]):
         self._aborted = False
         self.failure: BaseException | None = None
         self.failed = host.event()
-        self.ended = host.event()
+        self.begun, self.ended = host.event(), host.event()
         self.outcomes: Outcomes[T] = Outcomes(host, self._discard)
         self._batch_sizes: Counter[int] = Counter()
 
@@ -137,8 +137,9 @@ class Engine(Generic[T]):
 
         A cancellation from outside does not reach it; `abort` ends it at once.
         """
+        self.begun.set()
         try:
-            with self._scope:
+            with self._scope, self._faults_kept():
                 async with self._host.open_nursery() as nursery:
                     with self._faults_kept():
                         await self._gather(nursery)
@@ -147,9 +148,8 @@ class Engine(Generic[T]):
             self.ended.set()
 
     async def _gather(self, nursery: Nursery) -> None:
-        while not (
-            self._closing and not self._queue.size and len(self._free) == len(self._fleet.devices)
-        ):
+        devices = self._fleet.devices
+        while not self._closing or self._queue.size or len(self._free) < len(devices):
             until = self._start_bursts(nursery)
             await self._doorbell.listen(until)
             self._ring_at, self._ring_before = _NEVER, -_NEVER
@@ -313,7 +313,7 @@ class Engine(Generic[T]):
     def _faults_kept(self) -> Iterator[None]:
         """Keep an error of our own: the nursery that it would crash is in the host's code.
 
-        Only `abort` cancels anything in here, so until then no exception is a cancellation.
+        Only `abort` cancels anything in here: any other cancellation (asyncio has some) is one.
         """
         try:
             yield

@@ -38,7 +38,8 @@ async def loaded(
             return await _on_each(host, [d for d in devices if d.has_to_be_closed], close_one)
 
     async def close_one(device: Device[Any]) -> None:
-        (await host.in_thread(outcome.capture, device.close, limiter=limiter)).unwrap()
+        with host.shield():  # also from its own nursery, which asyncio can cancel from outside
+            (await host.in_thread(outcome.capture, device.close, limiter=limiter)).unwrap()
 
     try:
         _raise_first(await _on_each(host, [d for d in devices if d.has_to_be_loaded], load))

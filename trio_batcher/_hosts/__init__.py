@@ -182,6 +182,10 @@ class Host(Protocol):
         """
         ...
 
+    def call(self, model: Callable[[Any], Awaitable[V]], inputs: Any) -> Awaitable[V]:
+        """Await an async model. Only a cancellation of this task leaves as one."""
+        ...
+
 
 def current_host() -> Host:
     """Return a host for the event loop that is running.
@@ -197,5 +201,9 @@ def current_host() -> Host:
         from .trio import TrioHost  # noqa: PLC0415, ASYNC106  a host is imported where it runs
 
         return TrioHost()
-    msg = f"open_batcher needs trio as its event loop; the one running here: {library}"
+    if library == "asyncio":  # uvloop is one of its event loops
+        from .asyncio import AsyncioHost  # noqa: PLC0415, ASYNC106
+
+        return AsyncioHost()
+    msg = f"open_batcher needs trio or asyncio; the event loop running here: {library}"
     raise RuntimeError(msg)

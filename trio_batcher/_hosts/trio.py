@@ -89,3 +89,6 @@ class TrioHost:
             # to_thread documents that it needs no more of a limiter than ours has.
             limiter=cast("trio.CapacityLimiter", limiter),
         )
+
+    def call(self, model: Callable[[Any], Awaitable[V]], inputs: Any) -> Awaitable[V]:
+        return model(inputs)

@@ -1,0 +1,228 @@
+"""Asyncio as the host, on any of its event loops: its own futures, and anyio for the rest.
+
+A task can be cancelled in two ways here. An anyio cancel scope works like trio's, and waits
+until a task that is about to be woken has run. `asyncio.Task.cancel` strikes once, at any
+`await`, shielded or not: what must not be left half-way is waited for all the same, and the
+cancellation raised afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from . import CapacityLimiter, Nursery, Sleeper
+
+__all__ = ["AsyncioHost"]
+
+S = TypeVar("S", bound="Sleeper")
+V = TypeVar("V")
+
+
+class _Park(asyncio.Future[Any]):
+    """What a caller awaits. Its cancellation strikes the caller out in the same instant.
+
+    `asyncio.Task.cancel` cancels the future that its task awaits; the task itself learns of
+    it a pass of the event loop later, and until then it would look as if it still waited.
+    """
+
+    __slots__ = ("abandon", "sleeper")
+
+    abandon: Callable[[Any], None]
+    sleeper: Any
+
+    def cancel(self, msg: Any = None) -> bool:
+        if not super().cancel(msg):
+            return False
+        self.abandon(self.sleeper)
+        return True
+
+
+class _Doorbell:
+    __slots__ = ("_grain", "_loop", "_now", "_rung", "_waiter")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, now: Callable[[], float], grain: float
+    ) -> None:
+        self._loop = loop
+        self._now = now
+        self._grain = grain
+        self._rung = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def ring(self) -> None:
+        self._rung = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def listen(self, until: float = math.inf) -> None:
+        timer = None
+        if self._rung:
+            await anyio.lowlevel.checkpoint()
+        else:
+            self._waiter = self._loop.create_future()
+            if until < math.inf:
+                timer = self._timer(until)
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+                if timer is not None:
+                    timer.cancel()
+        self._rung = False
+
+    def _timer(self, until: float) -> asyncio.TimerHandle:
+        if not self._grain:
+            return self._loop.call_at(until, self._wake)
+        # Rounded up: a timer that goes off early, time and again, would be a busy wait.
+        grains = math.ceil((until - self._now()) / self._grain)
+        return self._loop.call_later(max(0, grains) * self._grain, self._wake)
+
+
+class _Call(Generic[V]):
+    """A function on its way through a worker thread, which can be revoked until it starts."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, function: Callable[..., V], args: tuple[Any, ...]
+    ) -> None:
+        self._loop = loop
+        self._function = function
+        self._args = args
+        # Around the three below: they are looked at and set by both threads.
+        self._lock = threading.Lock()
+        self._revoked = self._started = False
+        self._ended: asyncio.Future[None] | None = None
+
+    def __call__(self) -> V | None:
+        with self._lock:
+            if self._revoked:
+                return None
+            self._started = True
+        try:
+            return self._function(*self._args)
+        finally:
+            with self._lock:
+                self._started = False
+                ended = self._ended
+            if ended is not None:
+                self._loop.call_soon_threadsafe(ended.set_result, None)
+
+    async def over(self) -> None:
+        """Revoke it, or wait until it has ended, however often the task is cancelled."""
+        with self._lock:
+            self._revoked = True
+            if not self._started:
+                return
+            self._ended = self._loop.create_future()
+        with anyio.CancelScope(shield=True):
+            while not self._ended.done():
+                try:
+                    await asyncio.wait((self._ended,))
+                except asyncio.CancelledError:  # noqa: ASYNC103
+                    # Whoever waits here has a cancellation in hand, and raises that one.
+                    continue  # noqa: ASYNC104
+
+
+class AsyncioHost:
+    """The `Host` of the asyncio event loop that is running when it is made."""
+
+    def __init__(self) -> None:
+        self._loop = loop = asyncio.get_running_loop()
+        self.now, self._grain = _clock(loop)
+        self.post: Callable[..., Any] = loop.call_soon_threadsafe
+        # The same as anyio.current_effective_deadline, without finding out each time what runs.
+        self.effective_deadline: Callable[[], float] = (
+            anyio.lowlevel.current_token().backend_class.current_effective_deadline
+        )
+        # Callable as `wake(caller, value)`.
+        self.wake: Callable[[Any, Any], None] = asyncio.Future.set_result
+        self._threads = anyio.CapacityLimiter(math.inf)
+
+    async def checkpoint(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        if self.effective_deadline() <= self.now():
+            # Its timer was due in the pass of the event loop that has just ended.
+            await anyio.lowlevel.checkpoint()
+
+    def park(self, sleeper: S, abandon: Callable[[S], None]) -> Awaitable[Any]:
+        sleeper.caller = park = _Park(loop=self._loop)
+        park.sleeper = sleeper
+        park.abandon = abandon
+        return park
+
+    def wake_with_error(self, caller: _Park, error: BaseException) -> None:
+        if isinstance(error, StopIteration):
+            # A coroutine could not let it out either.
+            stopped = RuntimeError("coroutine raised StopIteration")
+            stopped.__cause__ = error
+            error = stopped
+        caller.set_exception(error)
+
+    def doorbell(self) -> _Doorbell:
+        return _Doorbell(self._loop, self.now, self._grain)
+
+    def event(self) -> anyio.Event:
+        return anyio.Event()
+
+    def limiter(self, tokens: int) -> anyio.CapacityLimiter:
+        return anyio.CapacityLimiter(tokens)
+
+    def open_nursery(self) -> AbstractAsyncContextManager[Nursery]:
+        return cast("AbstractAsyncContextManager[Nursery]", anyio.create_task_group())
+
+    def shield(self) -> anyio.CancelScope:
+        return anyio.CancelScope(shield=True)
+
+    async def in_thread(
+        self, function: Callable[..., V], *args: Any, limiter: CapacityLimiter
+    ) -> V:
+        call = _Call(self._loop, function, args)
+        # Not anyio's to take: it would give the token back while the thread still runs.
+        await limiter.acquire_on_behalf_of(call)
+        try:
+            result: Any = await anyio.to_thread.run_sync(call, limiter=self._threads)
+        except asyncio.CancelledError:
+            await call.over()  # noqa: ASYNC102  shielded; a thread cannot be stopped
+            raise
+        finally:
+            limiter.release_on_behalf_of(call)
+        return result  # type: ignore[no-any-return]
+
+    async def call(self, model: Callable[[Any], Awaitable[V]], inputs: Any) -> V:
+        try:
+            return await model(inputs)
+        except asyncio.CancelledError as exc:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            msg = "the model was not cancelled, but something that it awaited was"
+            raise RuntimeError(msg) from exc  # noqa: ASYNC104
+
+
+def _clock(loop: asyncio.AbstractEventLoop) -> tuple[Callable[[], float], float]:
+    """Return a clock that agrees with the loop's, and how coarse the loop's timers are.
+
+    Deadlines are in the loop's time. Other loops than asyncio's own, such as uvloop's, read
+    it once a pass and in whole milliseconds: too coarse, and too late for a thread to go by.
+    """
+    if isinstance(loop, asyncio.BaseEventLoop):
+        return loop.time, 0.0
+    # Such a reading is late or exact. So if it is ahead, it is another clock's.
+    ahead = loop.time() - time.monotonic()
+    if ahead <= 0.0:
+        return time.monotonic, 1e-3
+    return lambda: time.monotonic() + ahead, 1e-3
