@@ -87,7 +87,6 @@ async def serve(
         from hypercorn.asyncio import serve as run  # noqa: PLC0415
     gate = Gate(app)
     stopping = anyio.Event()
-    hung_up = anyio.CancelScope()
 
     async def stop_after(wait: Callable[[], Awaitable[object]]) -> None:
         await wait()
@@ -102,7 +101,17 @@ async def serve(
             await gate.wait_drained()
         # Hypercorn keeps to these itself, but not with asyncio on Python 3.12 and later.
         longest = config.graceful_timeout + config.shutdown_timeout + _HANG_UP
-        hung_up.deadline = anyio.current_time() + longest
+        tasks.cancel_scope.deadline = anyio.current_time() + longest
+
+    # In a task of its own: on Python 3.11, asyncio's TaskGroup, which hypercorn uses, leaves its
+    # task with a cancellation that counts as pending.
+    async def run_hypercorn() -> None:
+        nonlocal failure
+        try:
+            await run(gate, config, shutdown_trigger=stopped)
+        except Exception as exc:  # noqa: BLE001  raised below: the group would wrap it
+            failure = exc
+        tasks.cancel_scope.cancel()
 
     failure: Exception | None = None
     with _handlers_kept(listed):
@@ -111,12 +120,7 @@ async def serve(
                 await tasks.start(_wait_for_signal, listed, stopping)
             for event in until:
                 tasks.start_soon(stop_after, event.wait)
-            try:
-                with hung_up:
-                    await run(gate, config, shutdown_trigger=stopped)
-            except Exception as exc:  # noqa: BLE001  raised below: the group would wrap it
-                failure = exc
-            tasks.cancel_scope.cancel()
+            tasks.start_soon(run_hypercorn)
     if failure is not None:
         raise failure
     _logger.info("Stopped: %d accepted requests were cut off", gate.cut_off)
