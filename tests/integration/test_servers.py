@@ -231,6 +231,18 @@ def test_sigterm_answers_everything_that_was_accepted(own_server):
     assert exit_code(server) == 0
 
 
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("name", ["serve-asyncio", "serve-trio"])
+def test_a_second_signal_ends_it_at_once(name, second, tmp_path):
+    """Whatever it is doing, a batch in a thread included."""
+    with serving(name, tmp_path) as server:
+        server.hold("held")
+        server.process.send_signal(signal.SIGINT)
+        server.read("Stopping: 1 requests in flight")
+        server.process.send_signal(second)
+        assert server.process.wait(PATIENCE) == -second
+
+
 def test_a_crashed_batcher_leaves_a_server_that_answers_and_can_be_stopped(own_server):
     """503, to what waits and to whatever comes; a server that was told of it stops by itself."""
     server = own_server
