@@ -8,12 +8,15 @@ it to handlers, and `trio_batcher.asgi.BatcherMiddleware` answers its errors.
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any, TypeAlias, Unpack
-
-from fastapi.requests import HTTPConnection
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 from ._batcher import Batcher, open_batcher
 from ._options import BatcherOptions
+
+if TYPE_CHECKING:
+    HTTPConnection: TypeAlias = Any  # a generic class in some versions of Starlette only
+else:
+    from starlette.requests import HTTPConnection
 
 __all__ = ["BatcherDependency", "Lifespan", "batcher_lifespan", "get_batcher"]
 

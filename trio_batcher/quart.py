@@ -144,7 +144,7 @@ class QuartBatcher(Generic[T, R]):
 
     @property
     def batcher(self) -> Batcher[T, R]:
-        """The batcher, which has `infer_many` and `statistics` as well.
+        """The batcher, for `Batcher.infer_many` and `Batcher.statistics`.
 
         Raises:
             RuntimeError: no application with it has been started.

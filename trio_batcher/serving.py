@@ -55,7 +55,7 @@ async def serve(
     A second signal ends the process at once: from the first one on until this returns,
     the signals have their default effect, without any cleanup.
 
-    The logger `trio_batcher.serving` has two lines of level ``INFO``, how many requests are
+    The logger ``trio_batcher.serving`` has two lines of level ``INFO``, how many requests are
     in flight when the server stops, and how many of them were cut off.
 
     Cancellation: ends the server without answering.
@@ -66,7 +66,7 @@ async def serve(
             hypercorn's own command, and is ignored.
         until: events of which each stops the server.
         grace: seconds for the requests that were accepted, once it stops. The default fits into
-            the ten that `docker stop` gives.
+            the ten that ``docker stop`` gives.
         signals: what stops the server. None for a program that handles its signals itself,
             or does not serve in its main thread.
 
@@ -103,17 +103,19 @@ async def serve(
         longest = config.graceful_timeout + config.shutdown_timeout + _HANG_UP
         tasks.cancel_scope.deadline = anyio.current_time() + longest
 
+    failure: Exception | None = None
+    guarded: Any = gate  # which hypercorn's types want to be many things
+
     # In a task of its own: on Python 3.11, asyncio's TaskGroup, which hypercorn uses, leaves its
     # task with a cancellation that counts as pending.
     async def run_hypercorn() -> None:
         nonlocal failure
         try:
-            await run(gate, config, shutdown_trigger=stopped)
+            await run(guarded, config, shutdown_trigger=stopped)
         except Exception as exc:  # noqa: BLE001  raised below: the group would wrap it
             failure = exc
         tasks.cancel_scope.cancel()
 
-    failure: Exception | None = None
     with _handlers_kept(listed):
         async with anyio.create_task_group() as tasks:
             if listed:

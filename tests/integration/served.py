@@ -1,7 +1,7 @@
 """What `test_servers.py` serves: a FastAPI application with a model that can be held.
 
-Beside HTTP it talks to the test by lines on standard output: ``asked x`` right before an
-item goes into the queue, ``gone x`` when its handler is cancelled, ``batch x y`` when the model starts.
+Beside HTTP it talks to the test by lines on standard output: ``asked x`` right before an item
+goes into the queue, ``gone x`` when its handler is cancelled, ``batch x y`` when the model starts.
 A batch with an item that starts with ``held`` waits for a byte from the pipe ``$GATE``.
 
 Run as a program, it is served by `trio_batcher.serving.serve`, on the event loop that is named.
