@@ -3,16 +3,21 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
+# The interpreters of test-all; those that are not there are left out, and it says so.
+PYTHON311 ?= python3.11
+PYTHON312 ?= python3.12
+PYTHON313 ?= python3.13
 export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-demo demo test lint docs bench bench-overhead bench-duty bench-latency bench-queue \
+.PHONY: help setup setup-demo demo test test-all lint docs bench bench-overhead bench-duty bench-latency bench-queue \
 	bench-decision bench-goodput bench-promises clean
 
 help:
 	@echo "make demo         set up, measure the search app one at a time and batched, then serve it"
 	@echo "                  (ARGS=--exit ends after the table)"
 	@echo "make test         set up and run the tests, coverage of the pure rooms included"
+	@echo "make test-all     the tests on each of Python 3.11, 3.12 and 3.13 that is there, and without torch"
 	@echo "make lint         ruff, flake8-async, mypy and pyright"
 	@echo "make docs         build the documentation into docs/_build/html"
 	@echo "make bench        all benchmarks: bench-overhead, -duty, -latency, -queue, -decision, -goodput, -promises"
@@ -42,6 +47,18 @@ test: setup
 	$(BIN)/python -m coverage run -m pytest $(ARGS)
 	$(BIN)/python -m coverage report
 	$(BIN)/python -m tests.pure_coverage
+
+# A venv for each, without what needs torch: there is no small build of it for each of them.
+test-all:
+	@for version in 311="$(PYTHON311)" 312="$(PYTHON312)" 313="$(PYTHON313)"; do \
+		python=$${version#*=} venv=$(VENV)-$${version%%=*}; \
+		if ! command -v "$$python" >/dev/null; then echo "$$python is not there: left out"; continue; fi; \
+		echo "== $$("$$python" --version)"; \
+		"$$python" -m venv $$venv && \
+		$$venv/bin/python -m pip install --quiet --upgrade "pip>=25.1" && \
+		$$venv/bin/python -m pip install --quiet --editable ".[quart]" --group test && \
+		$$venv/bin/python -m pytest $(ARGS) || exit 1; \
+	done
 
 lint: setup
 	$(BIN)/ruff format --check .
@@ -78,4 +95,4 @@ bench-promises: setup
 	$(BIN)/python -m tests.bench.promises $(ARGS)
 
 clean:
-	rm -rf $(VENV) .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache docs/_build
+	rm -rf $(VENV) $(VENV)-31? .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache docs/_build

@@ -54,6 +54,7 @@ napoleon_custom_sections = [("Attributes", "params_style")]
 
 # Names of other projects that docstrings and signatures have. No inventory is downloaded.
 TRIO = "https://trio.readthedocs.io/en/stable/reference-{page}.html#trio.{name}"
+ANYIO = "https://anyio.readthedocs.io/en/stable/api.html#anyio.{name}"
 PYTHON = "https://docs.python.org/3/library/{page}.html#{name}"
 EXTERNAL = {
     "CapacityLimiter": TRIO.format(page="core", name="CapacityLimiter"),
@@ -62,6 +63,9 @@ EXTERNAL = {
     "trio.Cancelled": TRIO.format(page="core", name="Cancelled"),
     "trio.TooSlowError": TRIO.format(page="core", name="TooSlowError"),
     "trio.current_effective_deadline": TRIO.format(page="core", name="current_effective_deadline"),
+    "anyio.CapacityLimiter": ANYIO.format(name="CapacityLimiter"),
+    "anyio.current_effective_deadline": ANYIO.format(name="current_effective_deadline"),
+    "asyncio.Task.cancel": PYTHON.format(page="asyncio-task", name="asyncio.Task.cancel"),
     "AbstractAsyncContextManager": PYTHON.format(
         page="contextlib", name="contextlib.AbstractAsyncContextManager"
     ),

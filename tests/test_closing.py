@@ -317,6 +317,7 @@ async def test_a_switch_interval_set_by_somebody_else_is_left_alone():
         sys.setswitchinterval(before)
 
 
+@pytest.mark.only_on("trio")  # elsewhere the threads are the batcher's own, and end with it
 @pytest.mark.skipif(sys.platform != "linux", reason="timer slack is Linux's")
 async def test_a_workers_timer_slack_is_put_back_after_its_burst():
     """A thread goes back to trio's pool as it came."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 
 import anyio
@@ -10,7 +11,7 @@ import pytest
 
 from trio_batcher import BatcherClosed, BatcherCrashed, InferenceModel, ModelError, open_batcher
 
-from .hosts import wait_all_tasks_blocked
+from .hosts import run, wait_all_tasks_blocked
 from .models import PATIENCE, GatedModel
 
 pytestmark = [
@@ -195,6 +196,31 @@ async def test_the_body_cancelled_once_and_again_waits_for_the_thread():
     assert outcomes == ["closed", 2]
 
 
+async def test_a_cancellation_while_the_bodys_exception_leaves_has_it_as_its_context():
+    """Neither is lost, and the thread is waited for."""
+    model = GatedModel()
+    error = KeyError("mine")
+
+    async def serve():
+        async with open_batcher(model) as batcher:
+            callers.append(asyncio.create_task(batcher.infer(1)))
+            await model.started()
+            raising.set()
+            raise error
+
+    callers, raising = [], asyncio.Event()
+    server = asyncio.create_task(serve())
+    await raising.wait()
+    server.cancel()
+    await wait_all_tasks_blocked()
+    assert not server.done()
+    model.open()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await server
+    assert caught.value.__context__ is error
+    assert await callers[0] == 2
+
+
 async def test_cancelling_the_drain_turns_the_queue_away():
     """A block that is cancelled while it drains does not drain to the end."""
     model = AsyncGate()
@@ -321,6 +347,50 @@ async def test_a_cancellation_of_the_batchers_own_task_is_a_crash_and_not_a_hang
     assert asyncio.current_task().cancelling() == 0
 
 
+async def test_the_end_of_the_program_waits_for_a_thread_without_blocking_the_event_loop():
+    """Its batch is finished first; only then do our own tasks end, and the token is free again."""
+    model = GatedModel()
+    limiter = anyio.CapacityLimiter(1)
+
+    async def serve():
+        async with open_batcher(model, limiter=limiter) as batcher:
+            await batcher.infer(1)
+
+    this = asyncio.current_task()
+    server = asyncio.create_task(serve())
+    await model.started()
+    for _ in range(2):
+        for task in asyncio.all_tasks() - {this}:
+            task.cancel()
+        await wait_all_tasks_blocked()
+        assert not server.done()
+        assert limiter.borrowed_tokens == 1
+    model.open()
+    await asyncio.wait({server})
+    assert server.cancelled()
+    assert limiter.borrowed_tokens == 0
+
+
+async def test_the_batchers_own_task_cancelled_again_while_it_ends_cancels_nobody_else():
+    """A crash already, it stays one: the body is not cancelled, and nothing is left over."""
+    model = GatedModel()
+    with pytest.raises(BatcherCrashed):
+        async with open_batcher(model) as batcher:
+            (ours,) = asyncio.all_tasks() - {asyncio.current_task()}
+            caller = asyncio.create_task(batcher.infer(1))
+            await model.started()
+            for _ in range(2):
+                ours.cancel()
+                await wait_all_tasks_blocked()
+                assert not ours.done()
+            model.open()
+            await asyncio.wait({ours, caller})
+            await asyncio.sleep(0)
+            assert batcher.failed.is_set()
+    assert await caller == 2
+    assert asyncio.current_task().cancelling() == 0
+
+
 async def test_a_model_that_awaits_what_was_cancelled_fails_like_any_other():
     """A `CancelledError` that is nobody's cancellation is an error of the model's."""
 
@@ -342,3 +412,24 @@ async def test_a_stop_iteration_is_an_error_like_any_other():
         with pytest.raises(RuntimeError) as caught:
             await batcher.infer(1)
     assert isinstance(caught.value.__cause__, StopIteration)
+
+
+def test_an_interrupt_leaves_by_way_of_the_block(on_host):
+    """Ctrl-C cancels the main task: the thread is waited for, then `KeyboardInterrupt` raised."""
+    model = GatedModel()
+    events = []
+
+    async def main():
+        try:
+            async with open_batcher(model) as batcher:
+                caller = asyncio.create_task(batcher.infer(1))
+                await model.started()
+                asyncio.get_running_loop().call_soon(model.open)
+                signal.raise_signal(signal.SIGINT)
+                await asyncio.sleep(PATIENCE)
+        finally:
+            events.append(await caller)  # noqa: ASYNC102  asyncio cancels but once
+
+    with pytest.raises(KeyboardInterrupt):
+        run(on_host, main)
+    assert events == [2]

@@ -64,9 +64,12 @@ async def test_1_an_input_of_any_type_is_served():
         assert await batcher.infer(lambda: None) == "<lambda>"
 
 
-async def test_2_every_caller_hears_of_the_shutdown(virtual_time):
+async def test_2_every_caller_hears_of_the_shutdown():
     """batched: after a shutdown four of five callers hang. async-batcher: six of six."""
-    model = TimedModel(fixed=1.0)
+
+    async def model(items):
+        await host.sleep_forever()
+
     heard = []
     async with host.open_nursery() as nursery:
 
@@ -129,24 +132,28 @@ async def test_2_inputs_and_results_are_not_converted():
     assert seen[1] == 0.5
 
 
-async def test_3_a_cancelled_caller_does_not_take_its_batch_mates_down(virtual_time):
+async def test_3_a_cancelled_caller_does_not_take_its_batch_mates_down():
     """async-batcher: one cancelled, three hung for ever."""
+    model = GatedModel()
     answers = []
     async with (
-        open_batcher(TimedModel(fixed=1.0), max_batch_size=4, max_delay=0.1) as batcher,
+        open_batcher(model, max_batch_size=4, max_delay=30) as batcher,
         host.open_nursery() as nursery,
     ):
-        scope = host.CancelScope()
+        scopes = [host.CancelScope() for _ in range(4)]
 
-        async def caller(item, around):
-            with around:
+        async def caller(item):
+            with scopes[item]:
                 answers.append(await batcher.infer(item))
 
-        nursery.start_soon(caller, 0, scope)
-        for item in range(1, 4):
-            nursery.start_soon(caller, item, host.CancelScope())
-        await host.sleep(0.5)
-        scope.cancel()
+        for item in range(4):
+            nursery.start_soon(caller, item)
+        await model.started()
+        scopes[0].cancel()
+        await wait_all_tasks_blocked()
+        assert batcher.statistics().cancelled == 1
+        model.open()
+    assert [sorted(batch) for batch in model.batches] == [[0, 1, 2, 3]]
     assert sorted(answers) == [2, 4, 6]
 
 
@@ -173,13 +180,16 @@ async def test_5_no_wake_up_is_lost_between_callers_and_workers():
         assert batcher.statistics().completed == 2000
 
 
-async def test_6_who_does_not_fit_into_a_batch_is_first_in_the_next(virtual_time):
+async def test_6_who_does_not_fit_into_a_batch_is_first_in_the_next():
     """Ray Serve: an item that does not fit goes to the back of the queue."""
-    model = TimedModel()
+    model = GatedModel()
     async with open_batcher(model, max_batch_size=2) as batcher, host.open_nursery() as nursery:
-        for item in range(7):
+        nursery.start_soon(batcher.infer, 0)
+        await model.started()
+        for item in range(1, 7):
             nursery.start_soon(batcher.infer, item)
             await wait_all_tasks_blocked()
+        model.open(4)
     assert model.batches == [[0], [1, 2], [3, 4], [5, 6]]
 
 
@@ -203,15 +213,25 @@ async def test_7_a_failed_batch_gives_its_capacity_back():
     assert limiter.borrowed_tokens == 0
 
 
-async def test_7_a_cancellation_is_not_swallowed(virtual_time):
+async def test_7_a_cancellation_is_not_swallowed():
     """BentoML: `CancelledError` is caught and the caller goes on as if nothing had been."""
-    async with open_batcher(TimedModel(fixed=1.0)) as batcher:
-        after = []
-        with host.move_on_after(0.5) as scope:
-            await batcher.infer(1)
-            after.append("went on")
+    model = GatedModel()
+    async with open_batcher(model) as batcher, host.open_nursery() as nursery:
+        scope, after = host.CancelScope(), []
+
+        async def caller():
+            with scope:
+                await batcher.infer(1)
+                after.append("went on")
+            after.append("left")
+
+        nursery.start_soon(caller)
+        await model.started()
+        scope.cancel()
+        await wait_all_tasks_blocked()
         assert scope.cancelled_caught
-        assert after == []
+        assert after == ["left"]
+        model.open()
 
 
 async def test_8_a_deadline_is_looked_at_while_waiting_and_not_when_dequeued(virtual_time):

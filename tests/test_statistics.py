@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from typing import get_args
 
@@ -40,8 +41,8 @@ def test_snapshots_are_compared_by_what_they_say():
 
 def test_every_number_is_explained():
     """The docstring says of each field what it counts, in their order."""
-    attributes = BatcherStatistics.__doc__.partition("Attributes:")[2]
-    assert re.findall(r"^ {8}(\w+):", attributes, re.MULTILINE) == FIELDS
+    attributes = inspect.getdoc(BatcherStatistics).partition("Attributes:")[2]
+    assert re.findall(r"^ {4}(\w+):", attributes, re.MULTILINE) == FIELDS
 
 
 def test_every_reason_for_a_rejection_is_explained():

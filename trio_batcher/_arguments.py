@@ -28,7 +28,7 @@ def check_limits(
             f"max_queue_size must be a whole number >= 1, or math.inf, not {max_queue_size!r}"
         )
     if limiter is not None and not hasattr(limiter, "acquire_on_behalf_of"):
-        raise TypeError(f"limiter must be a trio.CapacityLimiter, not {limiter!r}")
+        raise TypeError(f"limiter must be a CapacityLimiter of trio's or anyio's, not {limiter!r}")
 
 
 def checked_weight(weight: float) -> float:

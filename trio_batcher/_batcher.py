@@ -77,12 +77,14 @@ class Batcher(Generic[T, R]):
         """Return the model's result for one item, computed in a batch with others'.
 
         The request's deadline is the caller's own: that of the nearest cancel scope
-        around the call, as `trio.current_effective_deadline` has it at this moment.
+        around the call, as `trio.current_effective_deadline` has it at this moment, or
+        under asyncio `anyio.current_effective_deadline`.
 
         Cancellation: always a checkpoint. A caller that is cancelled while its request
         waits takes the request along: the model never sees the item. One that is
         cancelled while its batch runs leaves at once; the batch runs on without it. A
-        result that has been delivered is not lost to a cancellation that comes later.
+        result that has been delivered is not lost to a cancellation that comes later; to
+        an `asyncio.Task.cancel` that comes before the task has run again, it is.
 
         Args:
             item: one input, as the model has it in its list.
@@ -252,10 +254,11 @@ def open_batcher(
             companions, counted from the arrival of the oldest waiting request.
         max_queue_size: most requests waiting, not counting those in a running batch;
             `math.inf` for no limit.
-        limiter: the capacity of the device, a `trio.CapacityLimiter`. Each batch runs
-            under one of its tokens. Batchers that share a GPU share a limiter: between
-            two batches a token is given up if anybody else waits for it. By default
-            each batcher has one of its own with a token for each replica.
+        limiter: the capacity of the device, a `trio.CapacityLimiter`, or under asyncio an
+            `anyio.CapacityLimiter`. Each batch runs under one of its tokens. Batchers that
+            share a GPU share a limiter: between two batches a token is given up if anybody
+            else waits for it. By default each batcher has one of its own with a token for
+            each replica.
         warmup: inputs that are run, repeated as needed, in batches of 1, 2, 3, 5, 9, … up to
             the maximum before the block starts, each size twice.
 
@@ -287,7 +290,10 @@ async def _open(
     host = current_host()
     devices: list[Device[T]] = [Device(source, limits.max_batch_size, host) for source in sources]
     uses_threads = not all(device.is_async for device in devices)
-    with prompt_switching() if uses_threads else nullcontext():
+    with (
+        prompt_switching() if uses_threads else nullcontext(),
+        host.threads(len(devices)) if uses_threads else nullcontext(),
+    ):
         capacity = host.limiter(len(devices)) if limiter is None else limiter
         async with loaded(host, devices, capacity):
             await warm_up(host, devices, capacity, warmup, limits.max_batch_size)
@@ -322,7 +328,5 @@ async def _serving(host: Host, engine: Engine[Any]) -> AsyncGenerator[None]:
                 with host.shield():
                     # Without a limit, as a thread cannot be stopped.
                     await engine.ended.wait()  # noqa: ASYNC102
-                    # One pass more, so that the nursery has nobody left to wait for.
-                    await host.checkpoint()  # noqa: ASYNC102
     if failure is not None:
         raise failure

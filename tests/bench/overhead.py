@@ -17,12 +17,17 @@ The ratio is to the first, in brackets to the others, in this order. As the spee
 shared machine changes within seconds, each measurement is divided by measurements of the
 floors made just before it, and the median of these ratios is given.
 
-    python -m tests.bench.overhead [--rounds 15] [--requests 20]
+On asyncio, the same clients ask this library and its peers from the package index, each with
+the window that it has by default; the floor is a list and a bare future. There each is
+given the best of its rounds, and the goal is: two thirds of what the best peer takes, or less.
+
+    python -m tests.bench.overhead [--rounds 15] [--requests 20] [--host trio]
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import math
 import statistics
 import time
@@ -34,6 +39,8 @@ import trio
 from outcome import Value
 
 from trio_batcher import open_batcher
+
+from .peers import bare_future, contestants, cpu_per_request
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -153,8 +160,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--requests", type=int, default=20, help="per caller and round")
+    parser.add_argument("--host", choices=["trio", "asyncio"], help="only this one")
     options = parser.parse_args()
+    if options.host != "asyncio":
+        measure_trio(options.rounds, options.requests)
+    if options.host != "trio":
+        measure_asyncio(options.rounds, options.requests)
 
+
+def measure_trio(rounds: int, requests: int) -> None:
+    """Measure on trio, against floors, and print."""
     seen: dict[str, float] = {}
     floors = {
         "floor: channel and park": floor(),
@@ -171,9 +186,9 @@ def main() -> None:
     }
     spent: dict[tuple[str, bool], list[float]] = defaultdict(list)
     ratios: dict[tuple[str, bool], list[list[float]]] = defaultdict(list)
-    for _ in range(options.rounds):
+    for _ in range(rounds):
         for deadline in (False, True):
-            client = partial(clients, requests=options.requests, deadline=deadline)
+            client = partial(clients, requests=requests, deadline=deadline)
             for name, run in batchers.items():
                 before = [trio.run(floor, client) for floor in floors.values()]
                 seconds = trio.run(run, client)
@@ -182,7 +197,7 @@ def main() -> None:
                 for floor_name, floor_seconds in zip(floors, before, strict=True):
                     spent[floor_name, deadline].append(floor_seconds)
 
-    print(f"CPU per request, no-op model, {CALLERS} callers, medians of {options.rounds} rounds")
+    print(f"CPU per request, no-op model, {CALLERS} callers, medians of {rounds} rounds")
     print(f"{'':26}{'plain':>10}{'ratio':>26}{'fail_after':>14}{'ratio':>26}")
     for name in floors | batchers:
         cells = ""
@@ -198,6 +213,29 @@ def main() -> None:
             cells += f"{shown:>26}"
         print(f"{name:26}{cells}")
     print("mean batch:", "; ".join(f"{name}: {mean:.1f}" for name, mean in seen.items()))
+
+
+def measure_asyncio(rounds: int, requests: int) -> None:
+    """Measure on asyncio, against a floor and peers, and print."""
+    ways, peers, missing = contestants(BATCH)
+    everybody = {"floor: list and future": partial(bare_future, batch=BATCH), **ways, **peers}
+    print(f"\nthe same on asyncio, best of {rounds} rounds each, beside the best peer")
+    for model in (asynchronous, blocking):
+        for deadline in (False, True):
+            best = dict.fromkeys(everybody, math.inf)
+            for _ in range(rounds):
+                for name, contestant in everybody.items():
+                    run = cpu_per_request(
+                        contestant, model, callers=CALLERS, requests=requests, deadline=deadline
+                    )
+                    best[name] = min(best[name], asyncio.run(run))
+            print(f"{model.__name__} model{', fail_after around each' if deadline else ''}")
+            peer = min((best[name] for name in peers), default=math.nan)
+            for name, seconds in best.items():
+                print(f"  {name:28}{seconds * 1e6:>8.1f}{seconds / peer:>10.2f}x")
+    for name in missing:
+        print(f"{name} is not installed: pip install --group bench")
+    print("goal: at most 0.67x the best peer without a deadline; peers know of none")
 
 
 if __name__ == "__main__":

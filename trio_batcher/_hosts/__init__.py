@@ -14,7 +14,7 @@ from trio.lowlevel import enable_ki_protection as ki_protected
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from contextlib import AbstractAsyncContextManager
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from types import TracebackType
 
 __all__ = [
@@ -171,6 +171,10 @@ class Host(Protocol):
 
     def shield(self) -> CancelScope:
         """Return a scope that cancellations from outside do not get through."""
+        ...
+
+    def threads(self, most: int) -> AbstractContextManager[None]:
+        """Have worker threads for ``most`` calls of `in_thread` at a time, inside the block."""
         ...
 
     async def in_thread(

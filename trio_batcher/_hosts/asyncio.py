@@ -9,17 +9,18 @@ cancellation raised afterwards.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
-import threading
 import time
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from . import CapacityLimiter, Nursery, Sleeper
@@ -93,50 +94,6 @@ class _Doorbell:
         return self._loop.call_later(max(0, grains) * self._grain, self._wake)
 
 
-class _Call(Generic[V]):
-    """A function on its way through a worker thread, which can be revoked until it starts."""
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, function: Callable[..., V], args: tuple[Any, ...]
-    ) -> None:
-        self._loop = loop
-        self._function = function
-        self._args = args
-        # Around the three below: they are looked at and set by both threads.
-        self._lock = threading.Lock()
-        self._revoked = self._started = False
-        self._ended: asyncio.Future[None] | None = None
-
-    def __call__(self) -> V | None:
-        with self._lock:
-            if self._revoked:
-                return None
-            self._started = True
-        try:
-            return self._function(*self._args)
-        finally:
-            with self._lock:
-                self._started = False
-                ended = self._ended
-            if ended is not None:
-                self._loop.call_soon_threadsafe(ended.set_result, None)
-
-    async def over(self) -> None:
-        """Revoke it, or wait until it has ended, however often the task is cancelled."""
-        with self._lock:
-            self._revoked = True
-            if not self._started:
-                return
-            self._ended = self._loop.create_future()
-        with anyio.CancelScope(shield=True):
-            while not self._ended.done():
-                try:
-                    await asyncio.wait((self._ended,))
-                except asyncio.CancelledError:  # noqa: ASYNC103
-                    # Whoever waits here has a cancellation in hand, and raises that one.
-                    continue  # noqa: ASYNC104
-
-
 class AsyncioHost:
     """The `Host` of the asyncio event loop that is running when it is made."""
 
@@ -150,7 +107,7 @@ class AsyncioHost:
         )
         # Callable as `wake(caller, value)`.
         self.wake: Callable[[Any, Any], None] = asyncio.Future.set_result
-        self._threads = anyio.CapacityLimiter(math.inf)
+        self._executor: ThreadPoolExecutor
 
     async def checkpoint(self) -> None:
         await anyio.lowlevel.checkpoint()
@@ -187,20 +144,29 @@ class AsyncioHost:
     def shield(self) -> anyio.CancelScope:
         return anyio.CancelScope(shield=True)
 
+    @contextmanager
+    def threads(self, most: int) -> Iterator[None]:
+        with ThreadPoolExecutor(most, "trio_batcher") as self._executor:
+            yield
+
     async def in_thread(
         self, function: Callable[..., V], *args: Any, limiter: CapacityLimiter
     ) -> V:
-        call = _Call(self._loop, function, args)
-        # Not anyio's to take: it would give the token back while the thread still runs.
-        await limiter.acquire_on_behalf_of(call)
+        token = object()
+        await _acquire(limiter, token)
         try:
-            result: Any = await anyio.to_thread.run_sync(call, limiter=self._threads)
-        except asyncio.CancelledError:
-            await call.over()  # noqa: ASYNC102  shielded; a thread cannot be stopped
-            raise
+            ended = asyncio.Event()
+            job = self._executor.submit(contextvars.copy_context().run, function, *args)
+            job.add_done_callback(lambda _: self.post(ended.set))
+            with anyio.CancelScope(shield=True):
+                try:
+                    await ended.wait()
+                except asyncio.CancelledError:
+                    await _whatever_comes(ended)  # noqa: ASYNC102
+                    raise
+            return job.result()
         finally:
-            limiter.release_on_behalf_of(call)
-        return result  # type: ignore[no-any-return]
+            limiter.release_on_behalf_of(token)
 
     async def call(self, model: Callable[[Any], Awaitable[V]], inputs: Any) -> V:
         try:
@@ -211,6 +177,23 @@ class AsyncioHost:
                 raise
             msg = "the model was not cancelled, but something that it awaited was"
             raise RuntimeError(msg) from exc  # noqa: ASYNC104
+
+
+async def _acquire(limiter: CapacityLimiter, borrower: object) -> None:
+    await anyio.lowlevel.checkpoint_if_cancelled()
+    # A token that is free costs no pass of the event loop then; the thread call is one.
+    if isinstance(limiter, anyio.CapacityLimiter):
+        with suppress(anyio.WouldBlock):
+            limiter.acquire_on_behalf_of_nowait(borrower)
+            return
+    await limiter.acquire_on_behalf_of(borrower)
+
+
+async def _whatever_comes(ended: asyncio.Event) -> None:
+    """Wait for it, however often the task is cancelled; it has a cancellation in hand already."""
+    while not ended.is_set():
+        with suppress(asyncio.CancelledError):
+            await ended.wait()
 
 
 def _clock(loop: asyncio.AbstractEventLoop) -> tuple[Callable[[], float], float]:

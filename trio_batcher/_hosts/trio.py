@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
@@ -11,7 +12,7 @@ from outcome import Error, Value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from contextlib import AbstractAsyncContextManager
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from . import CapacityLimiter, Sleeper
 
@@ -79,6 +80,9 @@ class TrioHost:
 
     def shield(self) -> trio.CancelScope:
         return trio.CancelScope(shield=True)
+
+    def threads(self, most: int) -> AbstractContextManager[None]:  # noqa: ARG002
+        return nullcontext()  # trio has its own
 
     async def in_thread(
         self, function: Callable[..., V], *args: Any, limiter: CapacityLimiter
