@@ -16,9 +16,10 @@ PACKAGE = Path(trio_batcher.__file__).parent
 # A package's modules, such as the hosts, are one room.
 FLOORS = [
     {"trio_batcher"},
+    {"fastapi", "quart", "serving"},
     {"_batcher", "asgi"},
     {"_engine", "_lifecycle"},
-    {"_outcomes", "_scheduler"},
+    {"_gate", "_options", "_outcomes", "_scheduler"},
     {"_device"},
     {"_arguments", "_bisection", "_hosts", "_interpreter", "_model", "_policy", "_statistics"}
     | {"_deadline_headers", "_inbox", "_problems"},

@@ -6,7 +6,9 @@ import pytest
 
 from trio_batcher import ModelError, open_batcher
 from trio_batcher._timings import Timings, current_timings
+from trio_batcher.asgi import BatcherMiddleware
 
+from .exchanges import Exchange, body
 from .hosts import host
 from .models import TimedModel
 
@@ -71,3 +73,16 @@ async def test_a_call_that_raises_adds_nothing():
     async with open_batcher(model) as batcher:
         timings = await timed(handler)
     assert timings.calls == 0
+
+
+async def test_the_header_tells_of_the_batcher_itself():
+    """What the middleware measures round a handler that asks a batcher: nothing has to be passed."""
+    async with open_batcher(TimedModel(0.010, 0.001)) as batcher:
+
+        async def app(scope, receive, send):
+            await batcher.infer(1)
+            await send({"type": "http.response.start", "status": 200})
+            await body(send)
+
+        exchange = await Exchange()(BatcherMiddleware(app))
+    assert exchange.headers == {"server-timing": "queue;dur=0.0, model;dur=11.0"}

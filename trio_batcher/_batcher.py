@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ._model import (
         AsyncFunction,
         BlockingFunction,
-        InferenceModel,
+        Infers,
         ModelFactory,
         ModelSource,
     )
@@ -193,7 +193,7 @@ class Batcher(Generic[T, R]):
 
 @overload
 def open_batcher(
-    model: InferenceModel[T, R] | Sequence[InferenceModel[T, R]],
+    model: Infers[T, R] | Sequence[Infers[T, R]],
     *,
     max_batch_size: int = ...,
     max_delay: float = ...,

@@ -87,7 +87,7 @@ class Device(Generic[T]):
 
     def _adopt(self, model: Any) -> None:
         if self._source.is_inference_model:
-            self._call, self._close = model.infer, model.close
+            self._call, self._close = model.infer, getattr(model, "close", None)
         else:
             self._call = model
 

@@ -15,6 +15,7 @@ __all__ = [
     "AsyncFunction",
     "BlockingFunction",
     "InferenceModel",
+    "Infers",
     "ModelFactory",
     "ModelSource",
     "Results",
@@ -33,12 +34,21 @@ class Results(Protocol[R_co]):
     def __getitem__(self, index: int, /) -> R_co: ...
 
 
+class Infers(Protocol[T, R_co]):
+    """What is taken as an `InferenceModel`: that, or another library's with the same method."""
+
+    def infer(self, inputs: list[T], /) -> Results[R_co]:
+        """Return one result for each input, in the same order."""
+        ...
+
+
 class InferenceModel(ABC, Generic[T, R_co]):
     """A model with a state of its own, such as weights.
 
     Pass the class itself to `open_batcher`, or a `functools.partial` of it, and it is
     constructed in a worker thread while the batcher opens, so that loading weights
-    never blocks the event loop. An instance is taken as it is.
+    never blocks the event loop. An instance is taken as it is. So are classes that do not
+    derive from this one but have its `infer`, and their instances that cannot be called.
     """
 
     @abstractmethod
@@ -67,9 +77,9 @@ class InferenceModel(ABC, Generic[T, R_co]):
 
 BlockingFunction: TypeAlias = Callable[[list[T]], Results[R]]
 AsyncFunction: TypeAlias = Callable[[list[T]], Awaitable[Results[R]]]
-# A subclass, or a `functools.partial` of one. The latter cannot be said more closely:
-# partial is invariant, that of a subclass is not one of `InferenceModel`.
-ModelFactory: TypeAlias = Callable[..., InferenceModel[T, R]]
+# A class, or a `functools.partial` of one. The latter cannot be said more closely:
+# partial is invariant, that of a subclass is not one of `Infers`.
+ModelFactory: TypeAlias = Callable[..., Infers[T, R]]
 
 
 class ModelSource:
@@ -79,7 +89,7 @@ class ModelSource:
         factory: makes the model, to be called in the worker; `None` if there is nothing
             to make.
         model: the model as passed, if it needs no making.
-        is_inference_model: what ends up being used is an `InferenceModel`.
+        is_inference_model: what ends up being used has its `infer` called.
         is_async: it runs in the event loop, not in a worker thread.
     """
 
@@ -87,10 +97,12 @@ class ModelSource:
 
     def __init__(self, model: Any) -> None:
         made_by: Any = model.func if isinstance(model, functools.partial) else model
-        is_class = isinstance(made_by, type) and issubclass(made_by, InferenceModel)
-        self.factory: Callable[[], InferenceModel[Any, Any]] | None = model if is_class else None
+        is_class = isinstance(made_by, type) and _infers(made_by)
+        self.factory: Callable[[], Infers[Any, Any]] | None = model if is_class else None
         self.model: Any = None if is_class else model
-        self.is_inference_model = is_class or isinstance(model, InferenceModel)
+        self.is_inference_model = is_class or (
+            isinstance(model, InferenceModel) or (not callable(model) and _infers(model))
+        )
         self.is_async = False
         if self.is_inference_model:
             if inspect.iscoroutinefunction(made_by.infer):
@@ -110,6 +122,10 @@ class ModelSource:
             self.is_async = _is_async(model)
 
 
+def _infers(model: Any) -> bool:
+    return callable(getattr(model, "infer", None))
+
+
 def _is_async(function: Any) -> bool:
     if inspect.iscoroutinefunction(function):
         return True
@@ -124,7 +140,7 @@ def as_sources(model: Any) -> list[ModelSource]:
         TypeError: it is nothing that can serve as a model.
         ValueError: it is an empty sequence.
     """
-    if isinstance(model, InferenceModel | type) or callable(model):
+    if callable(model) or _infers(model):
         return [ModelSource(model)]
     if isinstance(model, Sequence) and not isinstance(model, str | bytes):
         if not model:
@@ -139,7 +155,7 @@ def _distinct(replicas: Sequence[Any]) -> Iterator[Any]:
     # several times; an instance has one state and one worker.
     seen: set[int] = set()
     for replica in replicas:
-        if isinstance(replica, InferenceModel):
+        if isinstance(replica, InferenceModel) or not callable(replica):
             if id(replica) in seen:
                 msg = (
                     f"model lists the same instance twice: {replica!r}; two workers must "

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -15,13 +16,18 @@ from ._errors import (
     BatcherCrashed,
     BatcherError,
     DeadlineUnreachable,
+    ModelError,
     Overloaded,
+    ResultCountError,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Problem", "bad_request", "culprit", "problem_response"]
+__all__ = ["Problem", "bad_request", "closing", "culprit", "log_fault", "problem_response"]
+
+_FAULTS = (BatcherCrashed, ModelError, ResultCountError)
+_logger = logging.getLogger("trio_batcher.asgi")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,12 @@ class Problem:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+    def as_messages(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the two ASGI messages that send it."""
+        headers = [(k.lower().encode(), v.encode()) for k, v in self.headers.items()]
+        start = {"type": "http.response.start", "status": self.status, "headers": headers}
+        return start, {"type": "http.response.body", "body": self.body}
 
 
 def problem_response(error: BaseException) -> Problem:
@@ -84,6 +96,18 @@ def problem_response(error: BaseException) -> Problem:
 def bad_request(detail: str) -> Problem:
     """Return a response to a request that cannot be answered as it is."""
     return _problem(HTTPStatus.BAD_REQUEST, "request", detail)
+
+
+def closing() -> Problem:
+    """Return a response to a request that arrives when the server is stopping."""
+    detail = "The server is stopping."
+    return _problem(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", detail, 1.0)
+
+
+def log_fault(error: BaseException, method: str, path: str) -> None:
+    """Log what a request failed on, if that is the model's fault or the batcher's own."""
+    if isinstance(culprit(error), _FAULTS):
+        _logger.error("%s %r failed", method, path, exc_info=error)
 
 
 def culprit(error: BaseException) -> BaseException | None:

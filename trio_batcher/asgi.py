@@ -16,9 +16,8 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from ._deadline_headers import InvalidTimeout, check_timeouts, timeout_of
-from ._errors import BatcherCrashed, ModelError, ResultCountError
 from ._inbox import Inbox
-from ._problems import Problem, bad_request, culprit, problem_response
+from ._problems import Problem, bad_request, culprit, log_fault, problem_response
 from ._timings import Timings, current_timings
 
 __all__ = [
@@ -39,7 +38,6 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 # Frameworks disagree about the three; all of theirs are to fit.
 ASGIApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
-_FAULTS = (BatcherCrashed, ModelError, ResultCountError)
 _logger = logging.getLogger("trio_batcher.asgi")
 
 
@@ -140,8 +138,7 @@ class _Exchange:
                 # A response that has started cannot be taken back. By the exception the server
                 # knows not to end it as if it were whole.
                 raise failure
-            if isinstance(known, _FAULTS):
-                _logger.error("%s %r failed", scope["method"], scope["path"], exc_info=failure)
+            log_fault(failure, scope["method"], scope["path"])
             await _send_problem(problem_response(known), self._send, self.timings)
         finally:
             del failure  # whose traceback has this frame: no cycle for each refusal
@@ -231,10 +228,9 @@ def _unwrapped(group: BaseExceptionGroup[BaseException], raised: Exception | Non
 
 
 async def _send_problem(problem: Problem, send: Send, timings: Timings | None = None) -> None:
-    headers = [(k.lower().encode(), v.encode()) for k, v in problem.headers.items()]
-    start = {"type": "http.response.start", "status": problem.status, "headers": headers}
+    start, body = problem.as_messages()
     await send(start if timings is None else _with_timings(start, timings))
-    await send({"type": "http.response.body", "body": problem.body})
+    await send(body)
 
 
 async def _send_499(send: Send) -> None:

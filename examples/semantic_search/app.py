@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import math
 import platform
-import re
 from dataclasses import dataclass, fields
 from http import HTTPStatus
 from pathlib import Path
@@ -25,21 +24,18 @@ import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 
+from trio_batcher.asgi import BatcherMiddleware
+
 from . import problems
-from .asgi import undisturbed
 from .encoder import MODEL_NAME
-from .gate import LATE, Closing
 from .problems import BadRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from werkzeug.datastructures import Headers
+    from collections.abc import Sequence
 
     from trio_batcher import Batcher
 
     from .encoder import Embedding
-    from .gate import Gate
     from .index import Index
 
 PAGE = Path(__file__).with_name("page.html")
@@ -83,43 +79,26 @@ class Timing:
         """The object that responses carry."""
         return {"waited": self.waited, "ran": self.ran, "batch_sizes": self.batch_sizes}
 
-    def as_header(self) -> dict[str, str]:
-        """`Server-Timing`, in milliseconds, as browsers show it."""
-        sizes = ", ".join(map(str, self.batch_sizes))
-        return {
-            "Server-Timing": f"queue;dur={self.waited * 1e3:.1f}, "
-            f'model;dur={self.ran * 1e3:.1f};desc="batch of {sizes}"'
-        }
-
 
 def create_app(
-    batcher: Batcher[str, Embedding], index: Index, gate: Gate, limits: Limits | None = None
+    batcher: Batcher[str, Embedding], index: Index, limits: Limits | None = None
 ) -> QuartTrio:
     """The application.
 
     Args:
         batcher: runs the encoder; it must outlive the server.
         index: what is searched.
-        gate: every request goes through it; whoever stops the server closes it.
         limits: what a request may ask for.
     """
     limits = limits or Limits()
     page = PAGE.read_text(encoding="utf-8")
     app = QuartTrio(__name__)
     app.config["MAX_CONTENT_LENGTH"] = limits.body_length
-    app.asgi_app = gate.guard(undisturbed(app.asgi_app))  # type: ignore[assignment,method-assign]
+    guarded: Any = BatcherMiddleware(
+        app.asgi_app, default_timeout=limits.default_timeout, max_timeout=limits.max_timeout
+    )
+    app.asgi_app = guarded  # type: ignore[method-assign]
     problems.install(app)
-
-    @app.before_request
-    async def turn_away() -> None:
-        if LATE in request.scope:
-            raise Closing
-
-    @app.after_request
-    async def say_goodbye(response: Response) -> Response:
-        if gate.closed:
-            response.headers["Connection"] = "close"
-        return response
 
     @app.get("/")
     async def home() -> Response:
@@ -128,33 +107,30 @@ def create_app(
     @app.get("/search")
     async def search() -> Response:
         query = _checked(request.args.get("q"), "q", limits)
-        with gate.limit(_timeout(request.headers, limits)):
-            started = trio.current_time()
-            embedding = await batcher.infer(query)
-            timing = Timing.of([embedding], trio.current_time() - started)
-            hits = [
-                {
-                    "name": hit.entry.name,
-                    "kind": hit.entry.kind,
-                    "signature": hit.entry.signature,
-                    "doc": hit.entry.doc,
-                    "score": round(hit.score, 4),
-                }
-                for hit in index.search(embedding.vector)
-            ]
-        body = {"query": query, "hits": hits, "timing": timing.as_json()}
-        return _json(body, timing.as_header())
+        started = trio.current_time()
+        embedding = await batcher.infer(query)
+        timing = Timing.of([embedding], trio.current_time() - started)
+        hits = [
+            {
+                "name": hit.entry.name,
+                "kind": hit.entry.kind,
+                "signature": hit.entry.signature,
+                "doc": hit.entry.doc,
+                "score": round(hit.score, 4),
+            }
+            for hit in index.search(embedding.vector)
+        ]
+        return _json({"query": query, "hits": hits, "timing": timing.as_json()})
 
     @app.post("/embed")
     async def embed() -> Response:
-        with gate.limit(_timeout(request.headers, limits)):
-            texts, single = _texts(await request.get_data(parse_form_data=False), limits)
-            started = trio.current_time()
-            embeddings = await batcher.infer_many(texts)
-            timing = Timing.of(embeddings, trio.current_time() - started)
+        texts, single = _texts(await request.get_data(parse_form_data=False), limits)
+        started = trio.current_time()
+        embeddings = await batcher.infer_many(texts)
+        timing = Timing.of(embeddings, trio.current_time() - started)
         vectors = [embedding.vector.tolist() for embedding in embeddings]
         answer = {"embedding": vectors[0]} if single else {"embeddings": vectors}
-        return _json({**answer, "timing": timing.as_json()}, timing.as_header())
+        return _json({**answer, "timing": timing.as_json()})
 
     @app.get("/stats")
     async def stats() -> Response:
@@ -171,9 +147,9 @@ def create_app(
     return app
 
 
-def _json(body: object, headers: Mapping[str, str] | None = None) -> Response:
+def _json(body: object) -> Response:
     text = json.dumps(body, ensure_ascii=False, allow_nan=False)
-    return Response(text, headers=dict(headers or {}), content_type="application/json")
+    return Response(text, content_type="application/json")
 
 
 def _plain(value: Any) -> object:
@@ -189,16 +165,6 @@ def _plain(value: Any) -> object:
             return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
         case _:
             return [_plain(item) for item in value]
-
-
-def _timeout(headers: Headers, limits: Limits) -> float:
-    """The seconds a request has: a plain decimal number, cut to the maximum."""
-    header = headers.get("X-Request-Timeout")
-    if header is None:
-        return limits.default_timeout
-    if not re.fullmatch(r"[0-9]{1,20}(\.[0-9]{0,20})?|\.[0-9]{1,20}", header.strip()):
-        raise BadRequest("X-Request-Timeout must be a number of seconds, such as 0.5.")
-    return min(float(header), limits.max_timeout)
 
 
 def _texts(body: str | bytes, limits: Limits) -> tuple[list[str], bool]:

@@ -19,10 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import trio
+import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from types import ModuleType
 
 # Importing these does something (opens a browser, prints a poem, sets up a terminal); or they need
@@ -83,14 +83,19 @@ async def load_corpus() -> list[Entry]:
     """
     command = [sys.executable, "-W", "ignore", "-m", f"{__package__}.corpus"]
     root = Path(__file__).parents[2]  # where `-m` finds this package
-    process = await trio.run_process(
-        command, cwd=root, capture_stdout=True, capture_stderr=True, check=False
-    )
+    process = await anyio.run_process(command, cwd=root, check=False)
     try:
         return [Entry(**fields) for fields in json.loads(process.stdout)]
     except (ValueError, TypeError) as error:
         log = process.stderr.decode(errors="replace")[-2000:]
         raise CorpusError(f"collecting the corpus failed: {error}\n{log}") from error
+
+
+def spread(entries: Sequence[Entry], count: float) -> Sequence[Entry]:
+    """So many of the entries, evenly spread; all of them if there are no more."""
+    if count >= len(entries):
+        return entries
+    return [entries[int(i * len(entries) / count)] for i in range(int(count))]
 
 
 def digest(entries: Iterable[Entry]) -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import anyio
 import numpy as np
-import trio
 
 from .corpus import Entry, digest
 
@@ -129,9 +129,9 @@ async def build_index(
             )
             on_progress(len(chunk))
 
-    async with trio.open_nursery() as nursery:
+    async with anyio.create_task_group() as tasks:
         for _ in range(workers):
-            nursery.start_soon(work)
+            tasks.start_soon(work)
     return Index(entries, np.stack([vectors[i] for i in range(len(entries))]))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -11,14 +11,15 @@ import trio
 from quart import Response
 from werkzeug.exceptions import HTTPException
 
-from trio_batcher import BatcherClosed, BatcherCrashed, DeadlineUnreachable, Overloaded
-
-from .gate import Closing
+from trio_batcher import BatcherError
+from trio_batcher.asgi import problem_response
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from quart_trio import QuartTrio
+
+_logger = logging.getLogger(__name__)
 
 
 class BadRequest(Exception):
@@ -42,11 +43,6 @@ def problem(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None =
     return response
 
 
-def retry_after(seconds: float = 1.0) -> dict[str, str]:
-    """The header that says when to come back: whole seconds, at least one, at most a minute."""
-    return {"Retry-After": str(math.ceil(min(max(seconds, 1.0), 60.0)))}
-
-
 def install(app: QuartTrio) -> None:
     """Answer every error of the app's handlers with a problem."""
 
@@ -54,27 +50,14 @@ def install(app: QuartTrio) -> None:
     async def bad_request(error: BadRequest) -> Response:
         return problem(error.status, str(error))
 
-    @app.errorhandler(Closing)
-    async def closing(_: Closing) -> Response:
-        detail = "The server is stopping."
-        return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after())
-
-    @app.errorhandler(Overloaded)
-    async def overloaded(error: Overloaded) -> Response:
-        detail = "Too many requests are waiting already."
-        return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after(error.retry_after))
-
+    @app.errorhandler(BatcherError)
+    @app.errorhandler(TimeoutError)
     @app.errorhandler(trio.TooSlowError)
-    @app.errorhandler(DeadlineUnreachable)
-    async def too_late(_: Exception) -> Response:
-        detail = "No answer was, or would have been, ready in time. See X-Request-Timeout."
-        return problem(HTTPStatus.GATEWAY_TIMEOUT, detail)
-
-    @app.errorhandler(BatcherClosed)
-    @app.errorhandler(BatcherCrashed)
-    async def unavailable(_: Exception) -> Response:
-        detail = "The model is not available."
-        return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after())
+    async def batcher_error(error: Exception) -> Response:
+        answer = problem_response(error)
+        if answer.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            _logger.error("the model failed", exc_info=error)
+        return Response(answer.body, answer.status, dict(answer.headers))
 
     @app.errorhandler(HTTPException)
     async def http_error(error: HTTPException) -> Response:

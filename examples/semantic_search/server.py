@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import socket
@@ -11,18 +12,17 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-import hypercorn.trio
 import trio
 from hypercorn.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trio_batcher import open_batcher
+from trio_batcher.serving import serve as serve_app
 
 from .app import Limits, create_app
-from .corpus import load_corpus
+from .corpus import load_corpus, spread
 from .encoder import MODEL_NAME, Embedding, Encoder
-from .gate import Gate
 from .index import Index, build_index, cache_path
 
 if TYPE_CHECKING:
@@ -36,10 +36,6 @@ if TYPE_CHECKING:
 Encoders: TypeAlias = (
     "type[InferenceModel[str, Embedding]] | partial[InferenceModel[str, Embedding]]"
 )
-LAST_CALL = 50
-"""Rounds of the event loop without a new request after which all that had arrived are in."""
-LAST_CALL_LIMIT = 2.0
-"""Seconds after which the gate is closed even if new requests never stop coming."""
 HANG_UP = 0.25
 """Seconds, once everything is answered, in which connections are closed in good order."""
 
@@ -107,7 +103,7 @@ async def serve(
         stopping: set it to stop.
         model: the encoder, constructed in the batcher's worker thread.
         corpus: returns what can be found.
-        announce: called with a line of text when the server is up, stops, and has drained.
+        announce: called with a line of text when the server is up.
 
     Raises:
         BatcherCrashed: the batcher failed.
@@ -117,7 +113,7 @@ async def serve(
             preparing = trio.CancelScope()
             nursery.start_soon(_cancel_once_set, stopping, nursery.cancel_scope, preparing)
             entries = await corpus()
-            entries = _spread(entries, settings.max_entries)
+            entries = spread(entries, settings.max_entries)
             async with open_batcher(
                 model,
                 max_batch_size=settings.max_batch_size,
@@ -140,19 +136,9 @@ async def _run(
     announce: Callable[[str], object],
 ) -> None:
     """Serve and drain."""
-    gate = Gate()
     # More texts than the queue holds could never be waited for together.
     texts = int(min(settings.limits.texts, settings.max_queue_size))
-    app = create_app(batcher, index, gate, replace(settings.limits, texts=texts))
-
-    async def drained() -> None:
-        await _first_of(stopping.wait, batcher.failed.wait)
-        await _let_in_what_has_arrived(gate)
-        gate.close(settings.grace)
-        announce(f"Stopping: {gate.in_flight} requests in flight")
-        with trio.move_on_after(settings.grace + HANG_UP):  # a caller may not take its answer
-            await gate.wait_drained()
-
+    app = create_app(batcher, index, replace(settings.limits, texts=texts))
     listener.listen(1024)  # from now on connections wait instead of being refused
     host, port = listener.getsockname()[:2]
     announce(f"Serving on http://{f'[{host}]' if ':' in host else host}:{port}")
@@ -161,12 +147,15 @@ async def _run(
     config.backlog = 1024
     config.loglevel = "WARNING"
     config.graceful_timeout = HANG_UP
-    await hypercorn.trio.serve(app, config, shutdown_trigger=drained)
-    announce(f"Stopped: {gate.cut_off} accepted requests were cut off")
+    until = [stopping, batcher.failed]
+    await serve_app(app, config, until=until, grace=settings.grace, signals=())
 
 
 async def main(listener: socket.socket, settings: Settings) -> None:
-    """Serve until the first SIGINT or SIGTERM; a second one ends the process at once."""
+    """Serve until the first SIGINT or SIGTERM; a second one has its usual effect."""
+    logger = logging.getLogger("trio_batcher.serving")  # how many requests it had to answer
+    logger.setLevel(logging.INFO)
+    logger.addHandler(logging.StreamHandler(sys.stdout))
     stopping = trio.Event()
     async with trio.open_nursery() as nursery:
         await nursery.start(_set_on_signal, stopping)
@@ -191,39 +180,6 @@ async def _cancel_once_set(
     with watching:
         await event.wait()
         scope.cancel()
-
-
-async def _let_in_what_has_arrived(gate: Gate) -> None:
-    """Return once the requests that are in the sockets' buffers now have been let in.
-
-    The event loop takes a few rounds for each, and a new connection only every other round. So as
-    long as it keeps finding some, it has not caught up.
-    """
-    with trio.move_on_after(LAST_CALL_LIMIT):
-        accepted = -1
-        while accepted != gate.accepted:
-            accepted = gate.accepted
-            for _ in range(LAST_CALL):
-                await trio.lowlevel.checkpoint()
-
-
-def _spread(entries: Sequence[Entry], count: float) -> Sequence[Entry]:
-    """So many of the entries, evenly spread; all of them if there are no more."""
-    if count >= len(entries):
-        return entries
-    return [entries[int(i * len(entries) / count)] for i in range(int(count))]
-
-
-async def _first_of(*waits: Callable[[], Awaitable[object]]) -> None:
-    """Return when the first of the waits does."""
-    async with trio.open_nursery() as nursery:
-
-        async def wait(one: Callable[[], Awaitable[object]]) -> None:
-            await one()
-            nursery.cancel_scope.cancel()
-
-        for one in waits:
-            nursery.start_soon(wait, one)
 
 
 async def _prepare(

@@ -1,0 +1,212 @@
+"""A batcher in FastAPI: its lifespan and its dependency, in process."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+import pytest
+
+pytest.importorskip("fastapi", reason="these are FastAPI's lifespans and dependencies")
+pytest.importorskip("httpx", reason="FastAPI's test client needs it")
+
+from fastapi import Depends, FastAPI, Request, WebSocket
+from fastapi.testclient import TestClient
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from trio_batcher import Batcher, BatcherClosed, InferenceModel, open_batcher
+from trio_batcher.asgi import BatcherMiddleware
+from trio_batcher.fastapi import BatcherDependency, batcher_lifespan, get_batcher
+
+
+def lengths(texts: list[str]) -> list[int]:
+    return [len(text) for text in texts]
+
+
+def shouts(texts: list[str]) -> list[str]:
+    return [text.upper() for text in texts]
+
+
+Length = Annotated[Batcher[str, int], Depends(get_batcher)]
+Shout = Annotated[Batcher[str, str], Depends(BatcherDependency("shouter"))]
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def client_of(request):
+    """Run an application's lifespan in a `with` statement, and ask it in there."""
+    return lambda app: TestClient(app, backend=request.param)
+
+
+def test_a_handler_gets_the_batcher(client_of):
+    """The one that the lifespan keeps open, in HTTP and in WebSocket handlers."""
+    app = FastAPI(lifespan=batcher_lifespan(lengths, max_batch_size=4))
+
+    @app.get("/")
+    async def handler(text: str, batcher: Length) -> int:
+        return await batcher.infer(text)
+
+    @app.websocket("/")
+    async def talk(websocket: WebSocket, batcher: Length) -> None:
+        await websocket.accept()
+        await websocket.send_json(await batcher.infer(await websocket.receive_text()))
+        await websocket.close()
+
+    with client_of(app) as client:
+        assert client.get("/?text=hello").json() == 5
+        with client.websocket_connect("/") as connection:
+            connection.send_text("hello")
+            assert connection.receive_json() == 5
+
+
+def test_an_application_has_several_batchers_beside_its_own_state(client_of):
+    """Each by its name; the other lifespan is entered first and left last."""
+    events = []
+
+    class Shouter(InferenceModel[str, str]):
+        def __init__(self):
+            events.append("model loaded")
+
+        def infer(self, inputs):
+            return shouts(inputs)
+
+        def close(self):
+            events.append("model closed")
+
+    @asynccontextmanager
+    async def own(app):
+        events.append(f"own opened by {app.title}")
+        yield {"greeting": "hello"}
+        events.append("own closed")
+
+    counted = batcher_lifespan(lengths, lifespan=own)
+    app = FastAPI(title="it", lifespan=batcher_lifespan(Shouter, name="shouter", lifespan=counted))
+
+    @app.get("/")
+    async def handler(request: Request, batcher: Length, shouter: Shout) -> str:
+        greeting = request.state.greeting
+        return f"{await shouter.infer(greeting)} {await batcher.infer(greeting)}"
+
+    with client_of(app) as client:
+        assert client.get("/").json() == "HELLO 5"
+    assert events == ["own opened by it", "model loaded", "model closed", "own closed"]
+
+
+def test_a_lifespan_that_uses_the_batcher_opens_it_itself(client_of):
+    """The dependency only needs it in the state, under its name."""
+
+    @asynccontextmanager
+    async def lifespan(app):
+        async with open_batcher(lengths) as batcher:
+            app.state.index = await batcher.infer_many(["a", "bc"])
+            yield {"batcher": batcher}
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.get("/")
+    async def handler(text: str, batcher: Length) -> list[int]:
+        return [*app.state.index, await batcher.infer(text)]
+
+    with client_of(app) as client:
+        assert client.get("/?text=def").json() == [1, 2, 3]
+
+
+def test_an_application_can_be_started_again(client_of):
+    """Each time with a batcher of its own, warmed up again."""
+    warmed = []
+
+    def model(texts):
+        warmed.extend(texts)
+        return lengths(texts)
+
+    app = FastAPI(lifespan=batcher_lifespan(model, warmup=["warm"], max_batch_size=1))
+    batchers = []
+
+    @app.get("/")
+    async def handler(batcher: Length) -> None:
+        batchers.append(batcher)
+
+    for _ in range(2):
+        with client_of(app) as client:
+            client.get("/")
+    assert len(set(map(id, batchers))) == 2
+    assert warmed == ["warm"] * 4
+
+
+def test_errors_are_the_middlewares(client_of):
+    """What a batcher raises goes through FastAPI to it, as a problem document."""
+
+    def model(texts):
+        raise ValueError(texts)
+
+    app = FastAPI(lifespan=batcher_lifespan(model))
+    app.add_middleware(BatcherMiddleware)
+
+    @app.get("/")
+    async def handler(batcher: Length) -> int:
+        return await batcher.infer("text")
+
+    with client_of(app) as client:
+        response = client.get("/")
+    assert (response.status_code, response.json()["reason"]) == (500, "model")
+
+
+def test_starlette_has_it_in_the_requests_state(client_of):
+    """There is nothing of FastAPI's in the lifespan."""
+
+    async def handler(request):
+        return PlainTextResponse(str(await request.state.batcher.infer("four")))
+
+    app = Starlette(routes=[Route("/", handler)], lifespan=batcher_lifespan(lengths))
+    with client_of(app) as client:
+        assert client.get("/").text == "4"
+
+
+def test_without_the_lifespan_the_dependency_says_what_is_missing(client_of):
+    """Also where a test client was not entered."""
+    app = FastAPI(lifespan=batcher_lifespan(lengths))
+
+    @app.get("/")
+    async def handler(shouter: Shout) -> None: ...
+
+    with client_of(app) as client, pytest.raises(RuntimeError, match="no batcher 'shouter'"):
+        client.get("/")
+    with pytest.raises(RuntimeError, match="TestClient in a with statement"):
+        client_of(app).get("/")
+
+
+def test_two_of_one_name_are_refused(client_of):
+    """When the application starts: the first one's state is another's to say."""
+    app = FastAPI(lifespan=batcher_lifespan(lengths, lifespan=batcher_lifespan(shouts)))
+    with pytest.raises(ValueError, match="another name"), client_of(app):
+        pass
+
+
+def test_wrong_arguments_are_refused_at_once():
+    """Not when the server starts."""
+    with pytest.raises(ValueError, match="max_batch_size"):
+        batcher_lifespan(lengths, max_batch_size=0)
+    with pytest.raises(TypeError, match="model must be"):
+        batcher_lifespan(3)
+
+
+def test_the_batcher_is_closed_when_the_application_ends(client_of):
+    """Whoever kept it is told so."""
+    app = FastAPI(lifespan=batcher_lifespan(lengths))
+    kept = []
+
+    @app.get("/")
+    async def handler(batcher: Length) -> None:
+        kept.append(batcher)
+
+    @app.get("/later")
+    async def later() -> str:
+        with pytest.raises(BatcherClosed):
+            await kept[0].infer("text")
+        return "closed"
+
+    with client_of(app) as client:
+        client.get("/")
+    with client_of(app) as client:
+        assert client.get("/later").json() == "closed"
