@@ -102,3 +102,12 @@ def test_two_others_make_the_line_that_one_is_odd_on():
     """With fewer sizes nobody can tell."""
     assert found_odd({1: 0.011, 8: 0.500}, once={1, 8}) is None
     assert found_odd({1: 0.011, 4: 0.014, 8: 0.500}, once={1, 4, 8}) == 8
+
+
+def test_a_single_smaller_size_will_do_if_it_has_to():
+    """No item costs more than the first; but the first may cost more than its share."""
+    counts, weights = [4, 1], [1.0, 1.0]
+    assert odd_one([2, 8], counts, [0.012, 0.500], weights, 2) == 1
+    assert odd_one([2, 8], counts, [0.012, 0.048], weights, 2) is None
+    assert odd_one([2, 8], [1, 4], [0.012, 0.018], weights, 2) is None
+    assert odd_one([8], [1], [0.5], [1.0], 1) is None

@@ -515,6 +515,38 @@ def test_an_outlier_before_any_noise_is_known_is_not_taken_for_noise():
     assert model.bounds[8] <= 1.02 * line(8)
 
 
+def test_two_pauses_in_early_batches_do_not_keep_their_sizes_from_being_tried_again():
+    """They bear each other out; but all that was seen since says otherwise."""
+    model = Known(LARGEST)
+    for size, late in [(7, 0.014), (11, 0.002), (32, 0.012), (21, 0.023), (1, 0.010), (2, 0.0)]:
+        model.observe(size, line(size) + late, NOW)
+    for size in (4, 8, 8, 11, 11, 11, 11, 11):
+        model.observe(size, line(size), NOW)
+    for size in range(12, 22):
+        assert model.expected[size] <= 1.3 * line(size)
+        assert model.bounds[size] <= 1.5 * line(size)
+
+
+def test_a_pause_in_the_very_first_batch_is_not_believed_for_ever():
+    """With the smallest size alone after it, which is quick: larger ones are tried again."""
+    model = Known(LARGEST)
+    model.observe(2, 0.051, NOW)
+    for _ in range(16):
+        model.observe(1, line(1), NOW)
+    assert model.bounds[2] <= 1.3 * line(2)
+    assert model.bounds[LARGEST] <= LARGEST * line(1)
+    model.observe(2, line(2), NOW)
+    assert model.expected[LARGEST] == pytest.approx(line(LARGEST), rel=0.1)
+
+
+def test_what_looked_like_a_pause_and_comes_again_is_believed():
+    """A device may well be so: a size that is slower than all others make of it."""
+    model = taught(line, [1, 2, 4, 8] * 5)
+    for _ in range(2):
+        model.observe(16, 0.060, NOW)
+    assert model.expected[16] == pytest.approx(0.060, rel=0.1)
+
+
 def test_pauses_now_and_then_cost_little_of_the_margin():
     """Half a per cent of the batches: within the quantile, so bounds need not cover them."""
     model, rng = Known(LARGEST), random.Random(6)

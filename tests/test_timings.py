@@ -76,7 +76,7 @@ async def test_a_call_that_raises_adds_nothing():
 
 
 async def test_the_header_tells_of_the_batcher_itself():
-    """What the middleware measures round a handler that asks a batcher: nothing has to be passed."""
+    """A handler that asks a batcher has nothing to pass on to the middleware around it."""
     async with open_batcher(TimedModel(0.010, 0.001)) as batcher:
 
         async def app(scope, receive, send):

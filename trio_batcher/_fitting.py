@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["odd_one", "padded_sizes", "pooled", "straight_line"]
+__all__ = ["ODD", "odd_one", "padded_sizes", "pooled", "straight_line"]
 
 # So many sizes have to be known before anything is read into them.
 _ENOUGH = 4
@@ -19,7 +19,7 @@ _ENOUGH = 4
 # what the line leaves to be believed.
 _RIGHT, _BETTER = 0.02, 0.25
 # A single batch that takes so many times what the others make of it is odd.
-_ODD = 1.25
+ODD = 1.25
 
 
 def straight_line(
@@ -69,18 +69,24 @@ def padded_sizes(
 
 
 def odd_one(
-    sizes: list[int], counts: list[int], means: list[float], weights: list[float]
+    sizes: list[int], counts: list[int], means: list[float], weights: list[float], least: int = 3
 ) -> int | None:
-    """Return the index of a size seen once that does not fit the others at all, if there is one."""
-    if len(sizes) < 3 or 1 not in counts:  # noqa: PLR2004  two others make a line
+    """Return the index of a size seen once that does not fit the others at all, if there is one.
+
+    Two others make a line. With ``least`` 2 a single smaller one will do: no item costs more
+    than the first.
+    """
+    if len(sizes) < least or 1 not in counts:
         return None
     fixed, per_item = straight_line(sizes, means, weights)
     known = enumerate(zip(sizes, counts, means, strict=True))
     once = [(mean / (fixed + per_item * size), i) for i, (size, n, mean) in known if n == 1]
     _, odd = max(once)
     others = [[*known[:odd], *known[odd + 1 :]] for known in (sizes, means, weights)]
+    if not others[0] or (len(others[0]) == 1 and sizes[odd] < others[0][0]):
+        return None
     fixed, per_item = straight_line(*others)
-    return odd if means[odd] > _ODD * (fixed + per_item * sizes[odd]) else None
+    return odd if means[odd] > ODD * (fixed + per_item * sizes[odd]) else None
 
 
 def pooled(

@@ -14,7 +14,7 @@ from operator import mul, truediv
 from statistics import NormalDist, median
 from typing import TYPE_CHECKING
 
-from ._fitting import odd_one, padded_sizes, pooled, straight_line
+from ._fitting import ODD, odd_one, padded_sizes, pooled, straight_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,9 +29,9 @@ _MIN_EVIDENCE, _TRUSTED_FOR, _TRUSTED_BATCHES = 2, 1.0, 3.0
 # less than this part of what a single one before makes look possible shows it.
 _WARM = 0.25
 # A pause in the only batch of a size would keep that and larger sizes from being tried again.
-# So one that does not fit the others does not count; and if the second one takes less than
-# this part of the first, the first does not.
-_AGAIN = 0.6
+# So one that does not fit the others does not count (with one other size only, if it is so many
+# batches old); and if the second takes less than this part of the first, the first does not.
+_AGAIN, _STALE = 0.6, 16
 # No duration is less, seconds, and no relative noise: rounding errors are no surprise.
 _TICK, _QUIET = 1e-9, 1e-4
 # Relative noise while nothing is known of it, and a residual that is an outlier then.
@@ -89,6 +89,7 @@ class LatencyModel:
         self._sizes: list[int] = []  # those seen, in order
         self._means = zeros.copy()  # seconds / level
         self._counts = [0] * len(zeros)  # of the batches in them
+        self._latest = [0] * len(zeros)  # the number of the last one
         # duration / expected of outliers in succession, by size, and under 0 of any size.
         self._outliers: defaultdict[int, list[float]] = defaultdict(list)
         self._variance, self._freedom = 0.0, 0  # relative, of batches around their size's mean
@@ -164,6 +165,7 @@ class LatencyModel:
         usual = (_SURPRISE + 2.0 * math.sqrt(self._noise)) * self._expected[size]
         surprise = abs(duration - self._expected[size]) > usual
         self._observed, self._observed_at = self._observed + 1, now
+        self._latest[size] = self._observed
         self._unread += _NEWS if surprise or self._observed < _YOUNG else 1
 
     def refresh(self) -> None:
@@ -195,6 +197,9 @@ class LatencyModel:
             self._set(size, duration)
         elif 1.0 / (1.0 + limit) <= ratio <= 1.0 + limit:
             self._follow(size, duration)
+        elif count == 1 and 1.0 / ODD <= duration / (self._means[size] * self._level) <= ODD:
+            self._set(size, duration)  # so it was no pause, however odd it looked
+            self._counts[size] = _DOUBTED
         elif self._again(0, ratio):
             self._shift()
         elif self._again(size, ratio):
@@ -252,10 +257,14 @@ class LatencyModel:
         if padded:
             sizes, counts, means = pooled([padded[size] for size in sizes], counts, means)
             weights = [count / (count + _HALF) for count in counts]
-        elif (odd := odd_one(sizes, counts, means, weights)) is not None:
-            sizes, counts, means, weights = (
-                [*known[:odd], *known[odd + 1 :]] for known in (sizes, counts, means, weights)
-            )
+        else:
+            # One after another: two pauses may well bear each other out.
+            oldest = min([self._latest[size] for size in sizes])
+            least = 2 if self._observed - oldest >= _STALE else 3
+            while (odd := odd_one(sizes, counts, means, weights, least)) is not None:
+                sizes, counts, means, weights = (
+                    [*known[:odd], *known[odd + 1 :]] for known in (sizes, counts, means, weights)
+                )
         self._line = fixed, per_item = straight_line(sizes, means, weights)
         line = [fixed + per_item * size for size in sizes]
         residuals = [mean / height - 1.0 for mean, height in zip(means, line, strict=True)]
@@ -279,8 +288,8 @@ class LatencyModel:
         if padded:
             self._expected = [self._expected[size] for size in padded]
             self._bounds = [self._bounds[size] for size in padded]
-        if len(self._sizes) == 1:
-            self._guess(self._sizes[0], knots[0])
+        if len(sizes) == 1 and not padded:
+            self._guess(sizes[0], knots[0])
 
     def _guess(self, seen: int, seconds: float) -> None:
         # Nothing tells what an item adds. The best is hoped for smaller sizes and nearly that
