@@ -234,7 +234,7 @@ async def test_a_fault_in_delivery_does_not_end_the_event_loop(monkeypatch):
     """Nor does it strand the callers whose answers were being delivered."""
     fault = RuntimeError("a defect in delivery")
 
-    def broken(self, batch, outcomes):
+    def broken(self, batch, outcomes, started):
         raise fault
 
     monkeypatch.setattr("trio_batcher._outcomes.Outcomes.deliver", broken)
@@ -247,7 +247,7 @@ async def test_a_fault_in_delivery_does_not_end_the_event_loop(monkeypatch):
 async def test_a_fault_in_delivery_while_the_block_is_left_by_an_exception(monkeypatch):
     """The event loop lives on, nobody hangs, and the body's exception leaves as it is."""
 
-    def broken(self, batch, outcomes):
+    def broken(self, batch, outcomes, started):
         raise RuntimeError
 
     monkeypatch.setattr("trio_batcher._outcomes.Outcomes.deliver", broken)

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from trio_batcher._device import Device
+from trio_batcher._latency import LatencyModel
 from trio_batcher._model import as_sources
 from trio_batcher._policy import Limits
 from trio_batcher._queue import Request
-from trio_batcher._scheduler import Scheduler
+from trio_batcher._scheduler import Scheduler, planning
 
 FIXED, PER_ITEM, LARGEST = 0.010, 0.001, 8
 FULL = FIXED + PER_ITEM * LARGEST
@@ -115,16 +116,16 @@ def test_a_plan_is_made_in_the_last_moments_and_renewed_as_others_come():
     stage.run_until(20 * TICK)
     stage.come(4 * FULL)
     assert stage.device.plan is None
-    stage.run_until(10 * TICK)
+    stage.run_until(15 * TICK)
     stage.come(4 * FULL)
     first = stage.device.plan
     assert first is not None
-    stage.run_until(9 * TICK)
+    stage.run_until(10 * TICK)
     stage.come(4 * FULL)
     assert stage.device.plan is first
-    stage.run_until(7 * TICK)
+    stage.run_until(5 * TICK)
     # It cannot wait for the batch after the next one, unlike all others.
-    (urgent,) = stage.come(FULL + 10 * TICK)
+    (urgent,) = stage.come(FULL + 8 * TICK)
     assert urgent in stage.device.plan.batch
     stage.run_until(0.0)
     assert urgent in stage.take()
@@ -240,6 +241,27 @@ def test_a_decision_that_was_held_up_makes_no_plan_in_the_first_half_of_a_batch(
     stage.take()
     begun = stage.device.free_at() - FULL
     assert stage.scheduler.plan_from == pytest.approx(begun + FULL / 2)
+
+
+@given(st.floats(1e-6, 1e-2), st.floats(1e-4, 10.0))
+def test_planning_takes_a_small_part_of_a_batch(deciding, running):
+    """However long deciding takes: 3%, one plan more, and none in the first half."""
+    ahead, again = planning(deciding, running)
+    assert 0.0 < ahead <= running / 2
+    assert again >= 2.0 * deciding
+    assert ahead / again * deciding <= 0.03 * running * (1 + 1e-9)
+
+
+def test_nothing_is_planned_for_a_device_that_is_not_known():
+    """When it will be free, nobody can tell."""
+    stage = Stage()
+    stage.device.latency = LatencyModel(LARGEST)
+    stage.come(*[4 * FULL] * (3 * LARGEST))
+    assert stage.take()
+    assert stage.device.deciding > 0.0
+    assert stage.scheduler.plan_from == math.inf
+    stage.come(4 * FULL)
+    assert stage.device.plan is None
 
 
 @settings(max_examples=60)

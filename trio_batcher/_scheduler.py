@@ -18,14 +18,16 @@ from ._queue import Request, RequestQueue
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Scheduler", "Taken"]
+__all__ = ["Scheduler", "Taken", "planning"]
 
 T = TypeVar("T")
 
 # The next batch of a device that runs is planned when somebody comes: from so many times as long
-# before it should be free as deciding takes, but in the last part of its run only; and anew after
-# so many times that, as the plan without those who have come meanwhile is a worse one.
-_AHEAD, _PART, _AGAIN = 16.0, 0.5, 2.0
+# before it should be free as deciding takes, but in the last part of its run only.
+_AHEAD, _PART = 16.0, 0.5
+# It is planned anew after so many times that, as the plan without those who have come meanwhile is
+# a worse one; and less often if all plans together would take more than this part of the run.
+_AGAIN, _SHARE = 2.0, 0.03
 
 
 class Taken(NamedTuple, Generic[T]):
@@ -42,6 +44,19 @@ class Taken(NamedTuple, Generic[T]):
     hopeless: list[Request[T]]
     now: float
     unclaimed: bool
+
+
+def planning(deciding: float, running: float) -> tuple[float, float]:
+    """Return how long before a batch ends planning begins, and after what time a plan is stale.
+
+    Args:
+        deciding: seconds a decision takes.
+        running: seconds the batch takes; 0 if nobody knows: then nothing is planned.
+    """
+    if not running:
+        return 0.0, math.inf
+    ahead = min(_AHEAD * deciding, _PART * running)
+    return ahead, max(_AGAIN * deciding, deciding * ahead / (_SHARE * running))
 
 
 class Scheduler(Generic[T]):
@@ -145,8 +160,8 @@ class Scheduler(Generic[T]):
 
     def _plan_later(self, device: Device[T], now: float) -> None:
         seconds = device.latency.expected[len(device.batch or ())]
-        ahead = min(_AHEAD * device.deciding, _PART * seconds)
-        device.plan_from = now + seconds - ahead
+        ahead, device.plan_again = planning(device.deciding, seconds)
+        device.plan_from = now + seconds - ahead if ahead else math.inf
         self.plan_from = min(each.plan_from for each in self.fleet.devices)
 
     def plan_ahead(self, now: float) -> None:
@@ -157,7 +172,7 @@ class Scheduler(Generic[T]):
         for device in self.fleet.devices:
             if device.plan_from <= now and device.batch is not None:
                 at = max(now, device.free_at())
-                device.plan_from = now + _AGAIN * device.deciding
+                device.plan_from = now + device.plan_again
                 device.plan = plan(
                     self.queue,
                     now=at,
