@@ -255,7 +255,7 @@ async def test_a_crashed_batcher_answers_503_and_is_reported_at_the_end(app, mon
         assert await problem_of(response) == (503, "unavailable")
         assert counter.batcher.failed.is_set()
 
-    monkeypatch.setattr("trio_batcher._engine.decide", broken)
+    monkeypatch.setattr("trio_batcher._scheduler.decide", broken)
     with pytest.RaisesGroup(pytest.RaisesExc(LifespanFailed, match="batcher itself failed")):
         await play_lifespan(app, meanwhile)
 

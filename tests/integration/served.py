@@ -21,7 +21,7 @@ import anyio
 from fastapi import Depends, FastAPI
 from hypercorn.config import Config
 
-from trio_batcher import Batcher, _engine, open_batcher
+from trio_batcher import Batcher, _scheduler, open_batcher
 from trio_batcher.asgi import BatcherMiddleware
 from trio_batcher.fastapi import batcher_lifespan, get_batcher
 from trio_batcher.serving import serve
@@ -61,7 +61,7 @@ def create_app(lifespan):
 
     @app.get("/crash")
     async def crash() -> None:
-        _engine.decide = None  # the next decision of the batcher's own task raises
+        _scheduler.decide = None  # the next decision of the batcher's own task raises
 
     return app
 

@@ -7,7 +7,7 @@ from quart import jsonify, request
 from quart_trio import QuartTrio
 
 from tests.integration.served import model, say
-from trio_batcher import _engine
+from trio_batcher import _scheduler
 from trio_batcher.quart import QuartBatcher
 
 batcher = QuartBatcher(model, max_batch_size=2, max_queue_size=2)
@@ -28,5 +28,5 @@ async def infer():
 
 @app.get("/crash")
 async def crash():
-    _engine.decide = None  # the next decision of the batcher's own task raises
+    _scheduler.decide = None  # the next decision of the batcher's own task raises
     return ""
