@@ -734,11 +734,12 @@ def planned(case: Case, queue: RequestQueue, now: float = NOW) -> Plan | None:
 
 @given(cases(patient=st.just(value=False)))
 def test_a_plan_is_the_decision_of_the_instant_it_is_for(case):
-    """The same batch, if somebody stays behind it; else whoever comes can still join."""
+    """The same batch, if it had to be chosen; if all fit, whoever comes can still join them."""
     queue = case.queue()
-    found, batch = planned(case, queue), batch_of(case.decide(queue))
-    if batch and len(batch) < queue.size:
-        assert found == Plan(batch, NOW + case.delivery)
+    found, decision = planned(case, queue), case.decide(queue)
+    if isinstance(decision, Dispatch) and decision.chosen:
+        assert found == Plan(decision.batch, NOW + case.delivery)
+        assert not case.all_fit(queue)
     else:
         assert found is None
 

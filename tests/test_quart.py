@@ -208,7 +208,7 @@ async def test_a_model_that_cannot_be_loaded_is_a_failed_start(app):
             raise FileNotFoundError("weights.bin")
 
         def infer(self, inputs):
-            raise NotImplementedError
+            raise AssertionError("nobody asks it")
 
     QuartBatcher(Missing).init_app(app)
     with pytest.RaisesGroup(pytest.RaisesExc(LifespanFailed, match=r"weights\.bin")):
@@ -221,7 +221,7 @@ async def test_a_later_generator_that_fails_to_start_closes_the_batcher(app):
 
     class Model(InferenceModel[str, int]):
         def infer(self, inputs):
-            raise NotImplementedError
+            raise AssertionError("nobody asks it")
 
         def close(self):
             closed.append(True)

@@ -74,7 +74,7 @@ class Stage:
 
         Those who are left would all be on time in a batch of their own.
         """
-        self.come(*[4 * FULL] * (3 * LARGEST))
+        self.come(math.inf, *[4 * FULL] * (3 * LARGEST))  # of two kinds: there is a choice
         ran = self.take()
         assert len(ran) == LARGEST
         assert self.device.deciding == pytest.approx(TICK)
@@ -135,16 +135,37 @@ def test_without_a_choice_nothing_is_planned():
     """If all fit into the next batch, whoever comes in the last moment does so too."""
     stage = Stage()
     stage.pressed()
-    stage.clock.time = stage.device.free_at()
-    stage.take()
-    stage.clock.time = stage.device.free_at()
-    stage.take()
-    assert stage.scheduler.queue.size == 0
+    while stage.scheduler.queue.size:
+        stage.run_until(0.0)
+        stage.take()
     stage.run_until(5 * TICK)
     waiting = stage.come(4 * FULL, 4 * FULL)
     assert stage.device.plan is None
     stage.run_until(0.0)
     assert stage.take() == waiting
+
+
+def test_first_come_first_served_is_not_planned_however_many_wait():
+    """Those who are alike are no choice: nothing is gained by looking at them twice."""
+    stage = Stage()
+    stage.come(*[math.inf] * (9 * LARGEST))
+    stage.take()
+    assert stage.device.deciding == 0.0
+    assert stage.scheduler.plan_from == math.inf
+
+
+def test_an_idle_device_has_no_plan():
+    """It would keep requests alive that have long been answered, and be looked at for nothing."""
+    stage = Stage()
+    stage.pressed()
+    stage.run_until(5 * TICK)
+    stage.come(4 * FULL)
+    assert stage.device.plan is not None
+    stage.scheduler.queue.clear()
+    stage.run_until(0.0)
+    assert stage.take() == []
+    assert stage.device.plan is None
+    assert stage.device.plan_from == math.inf
 
 
 def test_who_left_is_not_run_whatever_was_planned():
@@ -226,7 +247,7 @@ async def _model(items):
 @pytest.mark.parametrize("stage", [Stage(tick=0.0), Stage(model=_model)], ids=["no time", "async"])
 def test_where_it_gains_nothing_nothing_is_planned(stage):
     """If deciding takes no time, or the model runs where decisions are made."""
-    stage.come(*[4 * FULL] * (3 * LARGEST))
+    stage.come(math.inf, *[4 * FULL] * (3 * LARGEST))
     stage.take()
     assert stage.scheduler.plan_from == math.inf
     stage.run_until(0.0)
@@ -237,7 +258,7 @@ def test_where_it_gains_nothing_nothing_is_planned(stage):
 def test_a_decision_that_was_held_up_makes_no_plan_in_the_first_half_of_a_batch():
     """A pause in a decision is no reason to decide a whole batch ahead."""
     stage = Stage(tick=FULL)
-    stage.come(*[40 * FULL] * (3 * LARGEST))
+    stage.come(math.inf, *[40 * FULL] * (3 * LARGEST))
     stage.take()
     begun = stage.device.free_at() - FULL
     assert stage.scheduler.plan_from == pytest.approx(begun + FULL / 2)
@@ -256,7 +277,7 @@ def test_nothing_is_planned_for_a_device_that_is_not_known():
     """When it will be free, nobody can tell."""
     stage = Stage()
     stage.device.latency = LatencyModel(LARGEST)
-    stage.come(*[4 * FULL] * (3 * LARGEST))
+    stage.come(math.inf, *[4 * FULL] * (3 * LARGEST))
     assert stage.take()
     assert stage.device.deciding > 0.0
     assert stage.scheduler.plan_from == math.inf

@@ -176,14 +176,14 @@ class Device(Generic[T]):
     def pick_up(self, batch: list[Request[T]], now: float) -> None:
         """Note that a batch is starting. The scheduler's lock is held."""
         self.starting = False
-        self.plan = None
         self.batch = batch
         self.started = now
 
     def put_down(self) -> None:
         """Note that no batch is running. The scheduler's lock is held."""
         self.starting = False
-        self.batch = None
+        self.batch = self.plan = None
+        self.plan_from = math.inf
         # What it taught is wanted at once, but later on not so much that a device waits for it.
         if self.latency.young:
             self.learn()

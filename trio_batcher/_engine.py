@@ -173,7 +173,8 @@ class Engine(Generic[T]):
                     self._ring_at = 1
                 case WaitUntil(time=time):
                     self._ring_at = min(self._ring_at, self._max_batch_size)
-                    self._ring_before = self._scheduler.queue.earliest_deadline
+                    with self._scheduler.lock:  # another device may be taking from it
+                        self._ring_before = self._scheduler.queue.earliest_deadline
                     until = min(until, time)
                 case Dispatch():
                     self._scheduler.free.remove(device)

@@ -6,7 +6,7 @@ what to do. `plan` does the same ahead of time. They change nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
@@ -57,10 +57,17 @@ class WaitUntil(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Dispatch(Generic[T]):
-    """Run ``batch`` on the device now."""
+    """Run ``batch`` on the device now.
+
+    Attributes:
+        batch: the requests to run.
+        hopeless: those to be turned away.
+        chosen: whether there was a choice to make, which takes its time.
+    """
 
     batch: list[Request[T]]
     hopeless: list[Request[T]]
+    chosen: bool = field(default=False, compare=False)
 
 
 Decision: TypeAlias = Idle[T] | WaitUntil[T] | Dispatch[T]
@@ -136,7 +143,9 @@ def decide(
     if not left:
         return Idle(hopeless)
     size = min(left, limit)
-    if earliest >= start + bounds[size] - ROUNDING and (left <= limit or queue.is_uniform):
+    in_time = earliest >= start + bounds[size] - ROUNDING
+    chosen = not (in_time and (left <= limit or queue.is_uniform))
+    if not chosen:
         if patient and limits.max_delay and left < limit:
             # A wait that would cost the most urgent of them its deadline is no use to it; as
             # long as nothing is known of the device, any wait might.
@@ -164,7 +173,7 @@ def decide(
         overdue = queue.due_before(min(behind, others_done_at) - ROUNDING)
         leaving = {*hopeless, *batch}
         hopeless += [request for request in overdue if request not in leaving]
-    return Dispatch(batch, hopeless)
+    return Dispatch(batch, hopeless, chosen)
 
 
 def plan(
@@ -189,7 +198,7 @@ def plan(
         patient=False,
         delivery=delivery,
     )
-    # If all fit, those who are still to come might as well.
-    if not isinstance(decision, Dispatch) or queue.size == len(decision.batch):
+    # Without a choice deciding takes no time, and those who are still to come may fit in as well.
+    if not isinstance(decision, Dispatch) or not decision.chosen:
         return None
     return Plan(decision.batch, now + delivery)

@@ -67,7 +67,7 @@ class Scheduler(Generic[T]):
             and `starting`.
         queue: the waiting requests.
         fleet: the devices.
-        free: those without a burst. Only the event loop touches the list.
+        free: those without a burst. Only the event loop changes the list.
         closing: nobody is to wait for companions any more.
         batch_sizes: how many batches were taken, by size.
         plan_from: a request that comes then or later may be one to plan for.
@@ -103,18 +103,19 @@ class Scheduler(Generic[T]):
         If it was planned, those whom that makes hopeless are found by `note_delivery`.
         """
         with self.lock:
+            plan = device.plan
             device.put_down()
-            now, plan, batch, hopeless = self._now(), device.plan, list[Request[T]](), []
+            now, batch, hopeless = self._now(), list[Request[T]](), list[Request[T]]()
             if plan:
                 batch = plan.carried_out(now + device.delivery.seconds, device.latency)
             if not batch:
                 decision = self._decide(device, now)
-                batch = decision.batch if isinstance(decision, Dispatch) else []
                 hopeless = decision.hopeless
-                # Without anybody left behind there was nothing to choose. An async model runs
-                # where decisions are made: it would wait for a plan as well.
-                if self.queue.size > len(batch) and not device.is_async:
-                    device.deciding = self._now() - now
+                if isinstance(decision, Dispatch):
+                    batch = decision.batch
+                    # An async model runs where decisions are made: it would wait for a plan, too.
+                    if decision.chosen and not device.is_async:
+                        device.deciding = self._now() - now
             if batch:
                 self.queue.remove_all(batch)
                 device.pick_up(batch, now)

@@ -71,6 +71,20 @@ async def test_an_event_stops_it(address, caplog):
     ]
 
 
+def hanging(begun, cancelled):
+    """An application without a lifespan that answers nobody, and notes who is cancelled."""
+
+    async def app(scope, receive, send):
+        assert scope["type"] == "http"
+        begun.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled.append(scope["path"])
+
+    return app
+
+
 async def test_requests_that_outlast_the_grace_are_answered_by_503(address, caplog):
     """And counted."""
     caplog.set_level("INFO", logger="trio_batcher.serving")
@@ -78,15 +92,7 @@ async def test_requests_that_outlast_the_grace_are_answered_by_503(address, capl
     config = config_for(address)
     stopping = anyio.Event()
     cancelled = []
-
-    async def app(scope, receive, send):
-        if scope["type"] == "lifespan":
-            raise NotImplementedError
-        stopping.set()
-        try:
-            await anyio.sleep_forever()
-        finally:
-            cancelled.append(scope["path"])
+    app = hanging(stopping, cancelled)
 
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
@@ -146,15 +152,7 @@ async def test_a_cancellation_goes_through(address):
     config = config_for(address)
     started = anyio.Event()
     cancelled = []
-
-    async def app(scope, receive, send):
-        if scope["type"] == "lifespan":
-            raise NotImplementedError
-        started.set()
-        try:
-            await anyio.sleep_forever()
-        finally:
-            cancelled.append(scope["path"])
+    app = hanging(started, cancelled)
 
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
