@@ -35,7 +35,7 @@ from examples.semantic_search.index import (
 )
 from trio_batcher import Batcher, open_batcher
 from trio_batcher.asgi import BatcherMiddleware
-from trio_batcher.fastapi import get_batcher
+from trio_batcher.fastapi import clean_exit_status, get_batcher
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -58,14 +58,15 @@ async def lifespan(_: FastAPI) -> AsyncGenerator[dict[str, Any]]:
     entries = spread(await load_corpus(), float(os.environ.get("ENTRIES", math.inf)))
     directory = Path(os.environ.get("CACHE") or default_cache_directory())
     path = cache_path(directory, entries, MODEL_NAME)
-    async with open_batcher(Encoder, max_batch_size=BATCH) as batcher:
-        index = await anyio.to_thread.run_sync(Index.load, path, entries)
-        if index is None:
-            index = await build_index(
-                entries, batcher, chunk_size=BATCH, on_progress=lambda _count: None
-            )
-            await anyio.to_thread.run_sync(index.save, path)
-        yield {"batcher": batcher, "index": index}
+    with clean_exit_status():
+        async with open_batcher(Encoder, max_batch_size=BATCH) as batcher:
+            index = await anyio.to_thread.run_sync(Index.load, path, entries)
+            if index is None:
+                index = await build_index(
+                    entries, batcher, chunk_size=BATCH, on_progress=lambda _count: None
+                )
+                await anyio.to_thread.run_sync(index.save, path)
+            yield {"batcher": batcher, "index": index}
 
 
 def get_index(request: Request) -> Index:

@@ -22,7 +22,7 @@ FLOORS = [
     {"_gate", "_options", "_outcomes", "_scheduler"},
     {"_device"},
     {"_arguments", "_bisection", "_hosts", "_interpreter", "_model", "_policy", "_statistics"}
-    | {"_deadline_headers", "_inbox", "_problems"},
+    | {"_deadline_headers", "_exit_status", "_inbox", "_problems"},
     {"_selection"},
     {"_latency", "_queue"},
     {"_delivery", "_errors", "_lane", "_fitting", "_timings"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from contextlib import asynccontextmanager
 from typing import Annotated
 
@@ -18,7 +20,12 @@ from starlette.routing import Route
 
 from trio_batcher import Batcher, BatcherClosed, InferenceModel, open_batcher
 from trio_batcher.asgi import BatcherMiddleware
-from trio_batcher.fastapi import BatcherDependency, batcher_lifespan, get_batcher
+from trio_batcher.fastapi import (
+    BatcherDependency,
+    batcher_lifespan,
+    clean_exit_status,
+    get_batcher,
+)
 
 
 def lengths(texts: list[str]) -> list[int]:
@@ -210,3 +217,29 @@ def test_the_batcher_is_closed_when_the_application_ends(client_of):
         client.get("/")
     with client_of(app) as client:
         assert client.get("/later").json() == "closed"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals cannot be blocked there")
+def test_an_exit_status_is_made_clean_for_uvicorn_alone(monkeypatch):
+    """Whoever else handles the signal goes on hearing it; and so does uvicorn after an error."""
+
+    def blocked():
+        return signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    def handler(_signal, _frame):
+        """As uvicorn's own."""
+
+    with clean_exit_status():
+        pass
+    assert not blocked()
+    handler.__module__ = "uvicorn.server"
+    monkeypatch.setattr(signal, "getsignal", lambda _: handler)
+    with pytest.raises(ZeroDivisionError), clean_exit_status():
+        raise ZeroDivisionError
+    assert not blocked()
+    try:
+        with clean_exit_status():
+            pass
+        assert blocked()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 from ._batcher import Batcher, open_batcher
+from ._exit_status import clean_exit_status
 from ._options import BatcherOptions
 
 if TYPE_CHECKING:
@@ -18,7 +19,13 @@ if TYPE_CHECKING:
 else:
     from starlette.requests import HTTPConnection
 
-__all__ = ["BatcherDependency", "Lifespan", "batcher_lifespan", "get_batcher"]
+__all__ = [
+    "BatcherDependency",
+    "Lifespan",
+    "batcher_lifespan",
+    "clean_exit_status",
+    "get_batcher",
+]
 
 State: TypeAlias = Mapping[str, Any]
 Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[State | None]]
@@ -35,7 +42,8 @@ def batcher_lifespan(
 
     The batcher is open while the application is served, and is in the state of each request
     under its name: ``request.state.batcher``, or `get_batcher` as a dependency. When the
-    server stops, what was accepted is answered before the batcher closes.
+    server stops, what was accepted is answered before the batcher closes; it is left through
+    `clean_exit_status`.
 
     A lifespan that uses the batcher itself, say to fill an index, opens it itself:
     `BatcherDependency` only needs it in what the lifespan yields, under its name.
@@ -57,16 +65,17 @@ def batcher_lifespan(
 
     @asynccontextmanager
     async def with_batcher(app: Any) -> AsyncGenerator[dict[str, Any]]:
-        async with AsyncExitStack() as stack:
-            others = await stack.enter_async_context(lifespan(app)) if lifespan else None
-            state = dict(others or {})
-            if name in state:
-                msg = f"two lifespans yield a state {name!r}; give the batcher another name"
-                raise ValueError(msg)
-            batcher: Batcher[Any, Any] = await stack.enter_async_context(
-                open_batcher(model, **options)
-            )
-            yield {**state, name: batcher}
+        with clean_exit_status():
+            async with AsyncExitStack() as stack:
+                others = await stack.enter_async_context(lifespan(app)) if lifespan else None
+                state = dict(others or {})
+                if name in state:
+                    msg = f"two lifespans yield a state {name!r}; give the batcher another name"
+                    raise ValueError(msg)
+                batcher: Batcher[Any, Any] = await stack.enter_async_context(
+                    open_batcher(model, **options)
+                )
+                yield {**state, name: batcher}
 
     return with_batcher
 

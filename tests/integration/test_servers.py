@@ -178,12 +178,6 @@ def stop(server, idle):
         idle.wait_closed()  # the first thing that they do
 
 
-def exit_code(server):
-    """How the server ends, once told to. Uvicorn raises the signal again when it is done."""
-    code = server.process.wait(PATIENCE)
-    return 0 if server.name.startswith("uvicorn") and code == -signal.SIGTERM else code
-
-
 def test_a_client_that_leaves_makes_room_before_its_batch_starts(server):
     """A full queue answers 503 and when to come back; who leaves it gives up the slot."""
     held = server.hold("held")
@@ -231,7 +225,7 @@ def test_sigterm_answers_everything_that_was_accepted(own_server):
     server.let_go()
     server.let_go()
     assert [call.answer().status for call in calls] == [200, 200, 200]
-    assert exit_code(server) == 0
+    assert server.process.wait(PATIENCE) == 0
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
