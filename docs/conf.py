@@ -115,7 +115,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Connect the two functions above, and let `open_batcher` have a single signature."""
     # Its overloads differ in the type of ``model`` only, which the docstring explains; without
     # this, autodoc would list all of them in place of the signature that the page gives.
-    analyzer = ModuleAnalyzer.for_module("trio_batcher._batcher")
+    analyzer = ModuleAnalyzer.for_module("trio_batcher._opening")
     analyzer.analyze()
     analyzer.overloads.clear()
     app.connect("missing-reference", link_name_from_elsewhere)

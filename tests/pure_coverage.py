@@ -17,6 +17,8 @@ ROOMS = [
     "delivery",
     "latency",
     "selection",
+    "shapes",
+    "packing",
     "policy",
     "arguments",
     "bisection",

@@ -17,15 +17,19 @@ PACKAGE = Path(trio_batcher.__file__).parent
 FLOORS = [
     {"trio_batcher"},
     {"fastapi", "quart", "serving"},
+    {"_opening"},
     {"_batcher", "asgi"},
     {"_engine", "_lifecycle"},
     {"_gate", "_options", "_outcomes", "_scheduler"},
     {"_device"},
-    {"_arguments", "_bisection", "_hosts", "_interpreter", "_model", "_policy", "_statistics"}
+    {"_bisection", "_hosts", "_interpreter", "_model", "_policy", "_statistics"}
     | {"_deadline_headers", "_exit_status", "_inbox", "_problems"},
+    {"_packing"},
     {"_selection"},
     {"_latency", "_queue"},
-    {"_delivery", "_errors", "_lane", "_fitting", "_timings"},
+    {"_lane"},
+    {"_shapes"},
+    {"_arguments", "_delivery", "_errors", "_fitting", "_timings"},
 ]
 FLOOR_OF = {room: depth for depth, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -37,10 +41,12 @@ PURE = {
     "_errors",
     "_lane",
     "_latency",
+    "_packing",
     "_fitting",
     "_policy",
     "_queue",
     "_selection",
+    "_shapes",
     "_statistics",
 }
 # What a pure room may import: nothing that knows the time, waits, or touches the world.

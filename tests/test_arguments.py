@@ -11,7 +11,7 @@ import sniffio
 from hypothesis import given, strategies as st
 
 from trio_batcher import Batcher, InferenceModel, open_batcher
-from trio_batcher._arguments import check_limits, checked_weight
+from trio_batcher._arguments import check_limits, check_shapes, checked_cost, checked_weight
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,13 @@ from trio_batcher._arguments import check_limits, checked_weight
         ({"max_queue_size": math.nan}, ValueError, "max_queue_size must be .* not nan"),
         ({"max_delay": "1"}, TypeError, "max_delay must be a number .* not '1'"),
         ({"max_queue_size": None}, TypeError, "max_queue_size must be .*math.inf.* not None"),
+        ({"key": "size"}, TypeError, "key must be a function of an item, not 'size'"),
+        ({"cost": 3, "max_batch_cost": 9}, TypeError, "cost must be a function of an item, not 3"),
+        ({"cost": len}, ValueError, "cost needs max_batch_cost beside it"),
+        ({"max_batch_cost": 9}, ValueError, "max_batch_cost needs cost beside it"),
+        ({"cost": len, "max_batch_cost": 0}, ValueError, "max_batch_cost must be > 0 .* not 0"),
+        ({"cost": len, "max_batch_cost": math.inf}, ValueError, "max_batch_cost .* not inf"),
+        ({"cost": len, "max_batch_cost": "9"}, TypeError, "max_batch_cost must be .* not '9'"),
         ({"limiter": 1}, TypeError, "limiter must be a CapacityLimiter .* not 1"),
         ({"model": 3}, TypeError, "model must be a function .* not 3"),
         ({"model": int}, TypeError, "model must be a function .* not <class 'int'>"),
@@ -48,6 +55,31 @@ def test_a_wrong_argument_is_named_at_once(arguments, error, story):
 def test_what_can_be_is_not_complained_about(arguments):
     """The least and the most of everything, and any kind of number."""
     check_limits(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("cost", "error", "story"),
+    [
+        (0, ValueError, "cost must return a number > 0 and finite, not 0"),
+        (-1.0, ValueError, "cost must return .* not -1.0"),
+        (math.nan, ValueError, "cost must return .* not nan"),
+        (math.inf, ValueError, "cost must return .* not inf"),
+        (True, TypeError, "cost must return a number, not True"),
+        ("3", TypeError, "cost must return a number, not '3'"),
+        (1000.5, ValueError, r"the item costs 1000\.5, and max_batch_cost is 1000\.0: shorten it"),
+    ],
+)
+def test_a_wrong_cost_is_refused(cost, error, story):
+    """With what it was."""
+    with pytest.raises(error, match=story):
+        checked_cost(cost, 1000.0)
+
+
+def test_costs_that_can_be_are_not_complained_about():
+    """Any kind of number, up to the most."""
+    assert [checked_cost(cost, 1.5) for cost in (1, 1.5, Fraction(1, 2))] == [1.0, 1.5, 0.5]
+    check_shapes(None, None, None)
+    check_shapes(len, len, Fraction(1, 2))
 
 
 @pytest.mark.parametrize(

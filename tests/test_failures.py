@@ -220,7 +220,7 @@ async def test_a_fault_in_a_burst_strands_nobody(monkeypatch):
     """The callers of the batch that was in hand hear of it too."""
     fault = RuntimeError("a defect in the device")
 
-    def broken(self, items):
+    def broken(self, items, load):
         raise fault
 
     monkeypatch.setattr("trio_batcher._device.Device.run", broken)

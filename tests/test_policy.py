@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, strategies as st
 
 from trio_batcher._latency import LatencyModel
+from trio_batcher._outcomes import ShapedRequest
 from trio_batcher._policy import Dispatch, Idle, Limits, Plan, WaitUntil, decide, plan
 from trio_batcher._queue import Request, RequestQueue
 from trio_batcher._selection import PATIENCE
+from trio_batcher._shapes import Shapes
 
 NOW = 100.0
 ROUNDING = 1e-9
@@ -738,7 +740,7 @@ def test_a_plan_is_the_decision_of_the_instant_it_is_for(case):
     queue = case.queue()
     found, decision = planned(case, queue), case.decide(queue)
     if isinstance(decision, Dispatch) and decision.chosen:
-        assert found == Plan(decision.batch, NOW + case.delivery)
+        assert found == Plan(decision.batch, NOW + case.delivery, len(decision.batch))
         assert not case.all_fit(queue)
     else:
         assert found is None
@@ -768,3 +770,103 @@ def test_what_is_left_of_a_plan_waits_and_will_be_on_time(case, later, leaving):
     ]
     near = abs(later) <= case.latency.expected[-1] / 32
     assert kept == (good if near and len(good) >= size * 7 / 8 else [])
+
+
+# Items that differ in what they cost. Which of them share a batch: test_packing
+
+BY_COST = Shapes(None, float, 1.0 * LARGEST, LARGEST)
+
+
+class LongLine(Line):
+    """As many loads as such a batch may have."""
+
+    @property
+    def expected(self) -> list[float]:
+        return [0.0, *(self.fixed + self.per_item * n for n in range(1, BY_COST.most + 1))]
+
+
+def shaped(*requests: tuple[float, ...]) -> RequestQueue:
+    """Requests with these (cost, deadline), seconds from now, and arrival if it was earlier."""
+    queue: RequestQueue = RequestQueue()
+    for cost, deadline, *arrival in requests:
+        arrived = NOW + sum(arrival)
+        queue.add(ShapedRequest(cost, NOW + deadline, arrived, 1.0, BY_COST.of(cost)))
+    return queue
+
+
+def decided(queue: RequestQueue, line=None, delay: float = 0.0, **keywords):
+    limits = Limits(LARGEST, delay, 1, BY_COST)
+    latency = LongLine(0.5, 0.25) if line is None else line
+    return decide(queue, now=NOW, latency=latency, limits=limits, **keywords)
+
+
+def test_nobody_waits_whatever_items_cost():
+    """The device idles."""
+    assert decided(shaped()) == Idle([])
+
+
+def test_by_cost_whom_nobody_can_serve_is_hopeless():
+    """A cheap item may be in time where a dear one is not."""
+    queue = shaped((1.0, 1.0), (16.0, 1.0))  # alone: 1 s and 8.5 s
+    decision = decided(queue)
+    assert items(batch_of(decision)) == [1.0]
+    assert items(decision.hopeless) == [16.0]
+    assert decided(shaped((16.0, 1.0))).hopeless
+
+
+def test_by_cost_who_stays_behind_is_hopeless_if_that_is_too_late():
+    """It cannot begin before this batch has ended."""
+    decision = decided(shaped((4.0, math.inf, -1e6), (16.0, 9.0)))  # 2.5 s and 8.5 s
+    assert items(batch_of(decision)) == [4.0]
+    assert items(decision.hopeless) == [16.0]
+
+
+def test_by_cost_another_device_may_still_be_in_time():
+    """This one idles then."""
+    decision = decided(shaped((16.0, 1.0)), others_done_at=NOW + 0.5)
+    assert decision == Idle([])
+
+
+def test_by_cost_a_device_nobody_knows_runs_those_alike():
+    """And calls nobody hopeless."""
+    decision = decided(shaped((2.0, 5.0), (1.0, 1.0), (2.0, 5.0)), LatencyModel(BY_COST.most))
+    assert items(batch_of(decision)) == [1.0]
+    decision = decided(shaped((2.0, 5.0), (2.0, 5.0)), LatencyModel(BY_COST.most))
+    assert items(batch_of(decision)) == [2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("deadline", "until"), [(math.inf, 0.3), (1000.0, 0.3), (16.7, 0.2), (16.4, None)]
+)
+def test_by_cost_companions_are_waited_for(deadline, until):
+    """As long as the user allows, and as the dearest batch would be in time for those there are."""
+    queue = shaped((1.0, deadline))  # a batch takes 16.5 s at most
+    decision = decided(queue, delay=0.3)
+    if until is None:
+        assert items(batch_of(decision)) == [1.0]
+    else:
+        assert isinstance(decision, WaitUntil)
+        assert decision.time == pytest.approx(NOW + until)
+    assert isinstance(decided(queue, delay=0.3, patient=False), Dispatch)
+
+
+def test_by_cost_a_wait_is_as_long_on_a_device_nobody_knows():
+    """Any wait might cost a deadline then."""
+    unknown = LatencyModel(BY_COST.most)
+    assert isinstance(decided(shaped((1.0, 5.0)), unknown, delay=0.3), Dispatch)
+    assert isinstance(decided(shaped((1.0, math.inf)), unknown, delay=0.3), WaitUntil)
+
+
+def test_by_cost_a_plan_counts_by_load():
+    """It has to be on time with that."""
+    queue = shaped((2.0, 20.0), (1.0, 20.0), (2.0, 20.0))
+    limits, line = Limits(LARGEST, 0.0, 1, BY_COST), LongLine(0.5, 0.25)
+    found = plan(queue, now=NOW, latency=line, limits=limits)
+    assert found.load == limits.load(found.batch) > len(found.batch)
+    assert found.carried_out(NOW, line) == found.batch
+
+
+def test_a_latency_model_knows_as_many_sizes_as_there_are():
+    """Or loads, where items have costs."""
+    assert Limits(LARGEST, 0.0).most == LARGEST
+    assert Limits(LARGEST, 0.0, 1, BY_COST).most == BY_COST.most != LARGEST

@@ -368,7 +368,7 @@ def test_with_one_seat_the_most_urgent_that_is_on_time_rides():
 
 def cost_of(case: Case) -> float:
     queue = case.queue()
-    return _selection._seat_cost(
+    return _selection.seat_cost(
         queue,
         case.late(queue),
         now=NOW,
@@ -451,7 +451,7 @@ def test_a_weight_that_nobody_has_any_more_leaves_no_trace():
         queue.add(each)
         queue.discard(each)
     assert 0.125 in queue.due
-    cost = _selection._seat_cost(queue, [], now=NOW, full=case.full, limit=8, devices=1)
+    cost = _selection.seat_cost(queue, [], now=NOW, full=case.full, limit=8, devices=1)
     assert cost == pytest.approx(CALM)
 
 
@@ -552,7 +552,7 @@ def test_with_hundreds_of_sizes_the_best_is_nearly_found(seed):
 @given(st.integers(0, 2000), st.integers(1, 2000))
 def test_sizes_are_tried_from_the_largest_to_the_smallest(most, least):
     """None is left out below 64, or by more than the thirty-second part; both ends are in."""
-    sizes = list(_selection._sizes(most, least))
+    sizes = list(_selection.sizes(most, least))
     if most < least:
         assert sizes == []
         return

@@ -5,7 +5,7 @@ Every request's deadline is the cancel scope it was made under.
 
 from __future__ import annotations
 
-from ._batcher import Batcher, open_batcher
+from ._batcher import Batcher
 from ._errors import (
     BatcherClosed,
     BatcherCrashed,
@@ -17,6 +17,7 @@ from ._errors import (
 )
 from ._latency import LatencyFit
 from ._model import InferenceModel
+from ._opening import open_batcher
 from ._statistics import BatcherStatistics, RejectionReason
 
 __all__ = [

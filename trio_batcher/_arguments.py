@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from numbers import Real
 
-__all__ = ["check_limits", "checked_weight"]
+__all__ = ["check_limits", "check_shapes", "checked_cost", "checked_weight"]
 
 # Sums and ratios of weights stay far from what a float cannot hold.
 _LIGHTEST, _HEAVIEST = 1e-9, 1e9
@@ -29,6 +29,36 @@ def check_limits(
         )
     if limiter is not None and not hasattr(limiter, "acquire_on_behalf_of"):
         raise TypeError(f"limiter must be a CapacityLimiter of trio's or anyio's, not {limiter!r}")
+
+
+def check_shapes(key: object, cost: object, max_batch_cost: float | None) -> None:
+    """Raise what is wrong with what `open_batcher` is told of items' shapes."""
+    for name, function in (("key", key), ("cost", cost)):
+        if function is not None and not callable(function):
+            raise TypeError(f"{name} must be a function of an item, not {function!r}")
+    if (cost is None) != (max_batch_cost is None):
+        given, missing = ("cost", "max_batch_cost")[:: 1 if cost is not None else -1]
+        raise ValueError(
+            f"{given} needs {missing} beside it: a batch may have as many items as fit, each "
+            "at the cost of the dearest"
+        )
+    if max_batch_cost is not None:
+        _check_real("max_batch_cost", max_batch_cost)
+        if not 0.0 < max_batch_cost < math.inf:
+            raise ValueError(f"max_batch_cost must be > 0 and finite, not {max_batch_cost!r}")
+
+
+def checked_cost(cost: float, most: float) -> float:
+    """Return what an item costs, or raise what is wrong with that."""
+    if isinstance(cost, bool) or not isinstance(cost, Real):
+        raise TypeError(f"cost must return a number, not {cost!r}")
+    if not 0.0 < cost < math.inf:
+        raise ValueError(f"cost must return a number > 0 and finite, not {cost!r}")
+    if cost > most:
+        raise ValueError(
+            f"the item costs {cost!r}, and max_batch_cost is {most!r}: shorten it, or raise that"
+        )
+    return float(cost)
 
 
 def checked_weight(weight: float) -> float:

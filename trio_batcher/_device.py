@@ -36,6 +36,7 @@ class Device(Generic[T]):
         latency: what its batches have taken. Guarded by the scheduler's lock.
         delivery: how long its results have been on their way. Guarded likewise.
         batch: the requests in the batch that is running, `None` between batches.
+        batch_load: what the latency model has that batch under: its size, if there are no costs.
         starting: a burst was started on it and has not taken its first batch yet.
         plan: what was chosen for it to run next, while it runs. Guarded likewise.
         plan_from: when to begin with that; infinity if it is not worth while. Guarded likewise.
@@ -47,11 +48,12 @@ class Device(Generic[T]):
         reruns: runs made to find what a batch failed on.
     """
 
-    def __init__(self, source: ModelSource, max_batch_size: int, host: Host) -> None:
+    def __init__(self, source: ModelSource, most: int, host: Host) -> None:
         self.is_async = source.is_async
-        self.latency = LatencyModel(max_batch_size)
+        self.latency = LatencyModel(most)
         self.delivery = DeliveryModel()
         self.batch: list[Request[T]] | None = None
+        self.batch_load = 0
         self.starting = False
         self.plan: Plan[T] | None = None
         self.plan_from = math.inf
@@ -68,7 +70,7 @@ class Device(Generic[T]):
         self._close: Callable[[], None] | None = None
         if source.factory is None:
             self._adopt(source.model)
-        # (size, seconds, ended) of runs that the latency model has not seen yet: it is
+        # (load, seconds, ended) of runs that the latency model has not seen yet: it is
         # guarded by the scheduler's lock, which nobody holds while the model runs.
         self._measured: deque[tuple[int, float, float]] = deque()
 
@@ -99,9 +101,14 @@ class Device(Generic[T]):
         if close is not None:
             close()
 
-    def run(self, items: list[T]) -> list[Any]:
-        """Run a batch in this thread and return an outcome for each item."""
-        attempt = self._attempt(list(items))
+    def run(self, items: list[T], load: int | None = None) -> list[Any]:
+        """Run a batch in this thread and return an outcome for each item.
+
+        Args:
+            items: the batch.
+            load: of it, where that is not its size. Of its parts it is not known then.
+        """
+        attempt = self._attempt(list(items), load or len(items))
         if isinstance(attempt, Returned):
             return checked(attempt.results, len(items))
         runs = outcomes_of(items)
@@ -112,11 +119,11 @@ class Device(Generic[T]):
             except StopIteration as finished:
                 return cast("list[Any]", finished.value)
             self.reruns += 1
-            attempt = self._attempt(inputs)
+            attempt = self._attempt(inputs, 0 if load else len(inputs))
 
-    async def run_async(self, items: list[T]) -> list[Any]:
-        """Await a batch in the event loop and return an outcome for each item."""
-        attempt = await self._attempt_async(list(items))
+    async def run_async(self, items: list[T], load: int | None = None) -> list[Any]:
+        """Await a batch in the event loop and return an outcome for each item, as `run` does."""
+        attempt = await self._attempt_async(list(items), load or len(items))
         if isinstance(attempt, Returned):
             return checked(attempt.results, len(items))
         runs = outcomes_of(items)
@@ -127,31 +134,32 @@ class Device(Generic[T]):
             except StopIteration as finished:
                 return cast("list[Any]", finished.value)
             self.reruns += 1
-            attempt = await self._attempt_async(inputs)
+            attempt = await self._attempt_async(inputs, 0 if load else len(inputs))
 
-    def _attempt(self, inputs: list[T]) -> Attempt:
-        size, started = len(inputs), self._now()
+    def _attempt(self, inputs: list[T], load: int) -> Attempt:
+        started = self._now()
         try:
             results = self._call(inputs)
         # Not only Exception: a model that calls sys.exit() on one input must not take
         # everybody else's answers along.
         except BaseException as exc:  # noqa: BLE001, ASYNC103
             return self._raised(exc, started)  # noqa: ASYNC104
-        return self._returned(results, size, started)
+        return self._returned(results, load, started)
 
-    async def _attempt_async(self, inputs: list[T]) -> Attempt:
-        size, started = len(inputs), self._now()
+    async def _attempt_async(self, inputs: list[T], load: int) -> Attempt:
+        started = self._now()
         try:
             results = await self._await(self._call, inputs)
         # As above, but a cancellation passes.
         except (Exception, SystemExit, KeyboardInterrupt) as exc:  # noqa: BLE001
             return self._raised(exc, started)
-        return self._returned(results, size, started)
+        return self._returned(results, load, started)
 
-    def _returned(self, results: Any, size: int, started: float) -> Returned:
+    def _returned(self, results: Any, load: int, started: float) -> Returned:
         self.ended = ended = self._now()
         self.busy += ended - started
-        self._measured.append((size, ended - started, ended))
+        if load:
+            self._measured.append((load, ended - started, ended))
         return Returned(results)
 
     def _raised(self, error: BaseException, started: float) -> Raised:
@@ -173,10 +181,11 @@ class Device(Generic[T]):
         """Start counting busy time and reruns anew, after a warm-up."""
         self.busy, self.reruns = 0.0, 0
 
-    def pick_up(self, batch: list[Request[T]], now: float) -> None:
+    def pick_up(self, batch: list[Request[T]], load: int, now: float) -> None:
         """Note that a batch is starting. The scheduler's lock is held."""
         self.starting = False
         self.batch = batch
+        self.batch_load = load
         self.started = now
 
     def put_down(self) -> None:
@@ -201,7 +210,7 @@ class Device(Generic[T]):
         """Return when its batch should end; -inf without one or if nobody knows. Lock held."""
         if self.batch is None or not self.latency.trusted(self.started):
             return -math.inf
-        return self.started + self.latency.expected[len(self.batch)]
+        return self.started + self.latency.expected[self.batch_load]
 
     def done_at(self, now: float) -> float:
         """Return when it could be done with a batch of one. The lock is held."""
@@ -212,7 +221,7 @@ class Device(Generic[T]):
         if self.batch is None:
             return now
         # Before anything was measured: it may well take as long again as it has taken.
-        seconds = self.latency.expected[len(self.batch)] or 2.0 * (now - self.started)
+        seconds = self.latency.expected[self.batch_load] or 2.0 * (now - self.started)
         return max(now, self.started + seconds)
 
 

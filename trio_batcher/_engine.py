@@ -56,6 +56,7 @@ class Engine(Generic[T]):
         self._host = host
         self._scheduler = Scheduler(devices, limits, host.now)
         self._max_batch_size = limits.max_batch_size
+        self._has_shapes = limits.shapes is not None
         self.max_queue_size = max_queue_size
         # A limiter of our own has a token for each device: nobody waits for one.
         self._is_shared = limiter is not None
@@ -211,7 +212,7 @@ class Engine(Generic[T]):
         with prompt_waking():
             batch = self._take(device)
             while batch:
-                outcomes = device.run([request.item for request in batch])
+                outcomes = device.run([request.item for request in batch], self._load(device))
                 batch = self._go_on(device, batch, outcomes)
 
     def _go_on(
@@ -231,12 +232,16 @@ class Engine(Generic[T]):
         await self._limiter.acquire_on_behalf_of(device)
         try:
             while batch := self._take(device):
-                outcomes = await device.run_async([request.item for request in batch])
+                items = [request.item for request in batch]
+                outcomes = await device.run_async(items, self._load(device))
                 self._deliver(device, batch, outcomes, device.started, device.ended)
                 if self._token_wanted(device):
                     return
         finally:
             self._limiter.release_on_behalf_of(device)
+
+    def _load(self, device: Device[T]) -> int | None:
+        return device.batch_load if self._has_shapes else None
 
     def _take(self, device: Device[T]) -> list[Request[T]]:
         taken = self._scheduler.take(device)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ._shapes import Shape
+
 __all__ = ["RECENT", "Entry", "Lane", "Request"]
 
 T = TypeVar("T")
@@ -37,6 +39,8 @@ class Request(Generic[T]):
         weight: what an answer in time is worth.
         group: what ties the requests of one `infer_many` together, `None` for a single one.
         index: its place in that group.
+        shape: what it has in common with those it may share a batch with; `None` if that is
+            everybody.
         caller: whoever is parked for it; `None` if nobody is, or any more. Only the event
             loop touches it, so it needs no lock.
         lane: where it waits, `None` if it does not. Set by the queue alone.
@@ -45,6 +49,7 @@ class Request(Generic[T]):
     # Of no use to single requests, which are most of them: they do not pay for having them.
     group: Any = None
     index: int = 0
+    shape: Shape | None = None
 
     __slots__ = ("arrived", "caller", "deadline", "item", "lane", "weight")
 
@@ -73,6 +78,7 @@ class Lane(Generic[T]):
 
     Attributes:
         weight: what each of them is worth.
+        shape: that of each.
         size: how many wait.
         recent: when the last few of them came, the oldest first; they need not wait any more.
     """
@@ -84,10 +90,11 @@ class Lane(Generic[T]):
     # - A request that was removed stays as litter, told by its `lane`, until it comes to
     #   the front or the lane is swept. The front entry is never litter.
 
-    __slots__ = ("_chunks", "_litter", "recent", "size", "weight")
+    __slots__ = ("_chunks", "_litter", "recent", "shape", "size", "weight")
 
-    def __init__(self, weight: float) -> None:
+    def __init__(self, weight: float, shape: Shape | None = None) -> None:
         self.weight = weight
+        self.shape = shape
         self.size = 0
         self.recent: deque[float] = deque(maxlen=RECENT)
         self._litter = 0

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ._device import Device
     from ._hosts import CapacityLimiter, Host
+    from ._policy import Limits
 
 __all__ = ["loaded", "warm_up"]
 
@@ -56,11 +57,12 @@ async def warm_up(
     devices: Sequence[Device[Any]],
     limiter: CapacityLimiter,
     items: Sequence[Any],
-    max_batch_size: int,
+    limits: Limits,
 ) -> None:
     """Run batches of 1, 2, 3, 5, 9, … up to the maximum on each device, each size twice.
 
-    One more than a power of two each: a model that pads to powers of two shows its steps.
+    One more than a power of two each: a model that pads to powers of two shows its steps. The
+    maximum is less where so many of the dearest item would cost more than a batch may.
 
     The first run of a size pays for what is done once (compiling, allocating); the
     second one is what the latency model learns from.
@@ -69,25 +71,30 @@ async def warm_up(
         ModelError: the model failed; nothing has been served yet, so opening fails too.
         ResultCountError: likewise.
     """
-    steps = [1 + 2**power for power in range(max_batch_size.bit_length())]
-    sizes = [1, *(size for size in steps if size < max_batch_size)]
-    if max_batch_size > 1:
-        sizes.append(max_batch_size)
+    most, shapes = limits.max_batch_size, limits.shapes
+    known = [shapes.of(item) for item in items] if shapes else []
+    if shapes and known:
+        most = shapes.seats(max([shape.cost for shape in known]))
+    steps = [1 + 2**power for power in range(most.bit_length())]
+    sizes = [1, *(size for size in steps if size < most)]
+    if most > 1:
+        sizes.append(most)
 
     async def warm(device: Device[Any]) -> None:
         for size in sizes:
             inputs = list(islice(cycle(items), size))
-            await run(device, inputs)
+            load = shapes.load_of(list(islice(cycle(known), size))) if shapes else None
+            await run(device, inputs, load)
             device.forget()
-            await run(device, inputs)
+            await run(device, inputs, load)
             device.learn()
         device.reset_counters()
 
-    async def run(device: Device[Any], inputs: list[Any]) -> None:
+    async def run(device: Device[Any], inputs: list[Any], load: int | None) -> None:
         if device.is_async:
-            outcomes = await device.run_async(inputs)
+            outcomes = await device.run_async(inputs, load)
         else:
-            outcomes = await host.in_thread(device.run, inputs, limiter=limiter)
+            outcomes = await host.in_thread(device.run, inputs, load, limiter=limiter)
         for result in outcomes:
             if isinstance(result, Failure):
                 result.error.add_note(f"while warming up with a batch of {len(inputs)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from ._hosts import CapacityLimiter
 
@@ -22,5 +22,8 @@ class BatcherOptions(TypedDict, total=False):
     max_batch_size: int
     max_delay: float
     max_queue_size: float
+    key: Callable[[Any], Hashable] | None
+    cost: Callable[[Any], float] | None
+    max_batch_cost: float | None
     limiter: CapacityLimiter | None
     warmup: Sequence[Any]

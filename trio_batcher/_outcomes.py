@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
     from ._hosts import Host
     from ._latency import LatencyFit
+    from ._shapes import Shape
 
-__all__ = ["Group", "Outcomes", "TimedRequest", "closing_error", "overload_error"]
+__all__ = ["Group", "Outcomes", "ShapedRequest", "TimedRequest", "closing_error", "overload_error"]
 
 T = TypeVar("T")
 
@@ -61,17 +62,29 @@ def overload_error(max_queue_size: float, waiting: int, seconds: float) -> Overl
 
 
 class TimedRequest(Request[T]):
-    """A request whose caller wants to know when its batch was ``started``."""
+    """A request whose caller may want to know when its batch was ``started``."""
 
     __slots__ = ("started",)
 
     started: float
 
 
+class ShapedRequest(TimedRequest[T]):
+    """A request that cannot share a batch with everybody at the same cost."""
+
+    __slots__ = ("shape",)
+
+    def __init__(
+        self, item: T, deadline: float, arrived: float, weight: float, shape: Shape
+    ) -> None:
+        super().__init__(item, deadline, arrived, weight)
+        self.shape = shape
+
+
 class _Member(Request[T]):
     """A request of a group's."""
 
-    __slots__ = ("group", "index")
+    __slots__ = ("group", "index", "shape")
 
     def __init__(
         self,
@@ -82,10 +95,12 @@ class _Member(Request[T]):
         *,
         group: Group[T],
         index: int,
+        shape: Shape | None,
     ) -> None:
         super().__init__(item, deadline, arrived, weight)
         self.group = group
         self.index = index
+        self.shape = shape
 
 
 class Group(Generic[T]):
@@ -96,11 +111,18 @@ class Group(Generic[T]):
     # When the batch of the last one that was answered was started; only if anybody is timed.
     started: float
 
-    def __init__(self, items: Sequence[T], deadline: float, now: float, weight: float) -> None:
+    def __init__(
+        self,
+        items: Sequence[T],
+        deadline: float,
+        now: float,
+        weight: float,
+        shapes: Sequence[Shape | None],
+    ) -> None:
         self.caller: Any = None
         self.requests: list[Request[T]] = [
-            _Member(item, deadline, now, weight, group=self, index=index)
-            for index, item in enumerate(items)
+            _Member(item, deadline, now, weight, group=self, index=index, shape=shape)
+            for index, (item, shape) in enumerate(zip(items, shapes, strict=True))
         ]
         self.results: list[Any] = [None] * len(items)
         self.missing = len(items)

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
+from ._packing import best_pack, first_pack, out_of_reach
 from ._selection import ROUNDING, best_batch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ._latency import LatencyModel
     from ._queue import Request, RequestQueue
+    from ._shapes import Shapes
 
 __all__ = ["Decision", "Dispatch", "Idle", "Limits", "Plan", "WaitUntil", "decide", "plan"]
 
@@ -33,11 +37,24 @@ class Limits:
         max_batch_size: most requests in a batch.
         max_delay: longest wait for companions while a device is idle, seconds.
         devices: how many take batches from the queue.
+        shapes: how items differ; `None` if any may share a batch at the same cost.
     """
 
     max_batch_size: int
     max_delay: float
     devices: int = 1
+    shapes: Shapes | None = None
+
+    @property
+    def most(self) -> int:
+        """The largest size, or load, that a latency model has to know."""
+        return self.shapes.most if self.shapes else self.max_batch_size
+
+    def load(self, batch: Sequence[Request[Any]]) -> int:
+        """Return what a latency model has a batch under: its size, or its load."""
+        if self.shapes is None:
+            return len(batch)
+        return self.shapes.load_of([request.shape for request in batch if request.shape])
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +97,12 @@ class Plan(Generic[T]):
     Attributes:
         batch: the requests.
         start: when that is, and what the delivery of results takes is added.
+        load: of the batch.
     """
 
     batch: list[Request[T]]
     start: float
+    load: int
 
     def carried_out(self, start: float, latency: LatencyModel) -> list[Request[T]]:
         """Return those in it who still wait and will be on time, none if it is better to decide.
@@ -94,7 +113,7 @@ class Plan(Generic[T]):
         """
         if abs(start - self.start) > _NEAR * latency.expected[-1]:
             return []
-        by = start + latency.bounds[len(self.batch)] - ROUNDING
+        by = start + latency.bounds[self.load] - ROUNDING
         batch = [request for request in self.batch if request.lane and request.deadline >= by]
         return batch if len(batch) >= _MOST * len(self.batch) else []
 
@@ -128,6 +147,17 @@ def decide(
         patient: whether it may wait for companions at all; not when closing.
         delivery: seconds from the end of a batch until the callers have the results.
     """
+    if limits.shapes is not None:
+        return _decide_by_shape(
+            queue,
+            limits.shapes,
+            now=now,
+            latency=latency,
+            limits=limits,
+            others_done_at=others_done_at,
+            patient=patient,
+            delivery=delivery,
+        )
     # What follows is done while the device waits: nothing is computed that nobody needs.
     start = now + delivery
     bounds, limit = latency.bounds, limits.max_batch_size
@@ -176,6 +206,50 @@ def decide(
     return Dispatch(batch, hopeless, chosen)
 
 
+def _decide_by_shape(
+    queue: RequestQueue[T],
+    shapes: Shapes,
+    *,
+    now: float,
+    latency: LatencyModel,
+    limits: Limits,
+    others_done_at: float,
+    patient: bool,
+    delivery: float,
+) -> Decision[T]:
+    start, bounds = now + delivery, latency.bounds
+    trusted = latency.trusted(now)
+    late = out_of_reach(queue, start, others_done_at, bounds, shapes) if trusted else []
+    left = queue.size - len(late)
+    if not left:
+        return Idle(late)
+    batch = best_pack(
+        queue,
+        late,
+        now=now,
+        start=start,
+        latency=latency,
+        shapes=shapes,
+        devices=limits.devices,
+    )
+    if trusted and not batch:
+        return Idle(late)  # another device could still be in time for those who wait
+    batch = batch or first_pack(queue, shapes)
+    if patient and limits.max_delay and left < limits.max_batch_size:
+        # As in `decide`, but companions may make the batch as dear as can be.
+        earliest = queue.earliest_from(start)
+        latest = earliest - delivery - (bounds[-1] or inf) if earliest < inf else inf
+        time = min(queue.oldest_arrival + limits.max_delay, latest)
+        if now < time:
+            return WaitUntil(time, late)
+    if trusted and len(batch) < left:
+        behind = start + latency.expected[limits.load(batch)]
+        leaving = {*late, *batch}
+        overdue = out_of_reach(queue, behind, others_done_at, bounds, shapes)
+        late += [request for request in overdue if request not in leaving]
+    return Dispatch(batch, late, chosen=True)
+
+
 def plan(
     queue: RequestQueue[T],
     *,
@@ -201,4 +275,4 @@ def plan(
     # Without a choice deciding takes no time, and those who are still to come may fit in as well.
     if not isinstance(decision, Dispatch) or not decision.chosen:
         return None
-    return Plan(decision.batch, now + delivery)
+    return Plan(decision.batch, now + delivery, limits.load(decision.batch))

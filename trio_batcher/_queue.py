@@ -1,4 +1,4 @@
-"""The waiting requests, in lanes by weight, and how many have come of late.
+"""The waiting requests, in lanes by weight and shape, and how many have come of late.
 
 Pure: no clock, no event loop, no lock of its own. Whoever owns a queue that several
 threads use holds one lock around each call.
@@ -12,16 +12,21 @@ from heapq import merge
 from itertools import chain
 from math import inf
 from operator import itemgetter
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, cast
 
 from ._lane import RECENT, Entry, Lane, Request
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
+    from ._shapes import Shape
+
 __all__ = ["Entry", "Request", "RequestQueue"]
 
 T = TypeVar("T")
+
+# A lane's place in a queue: its weight, and its shape if it has any.
+_Label: TypeAlias = "float | tuple[Shape, float]"
 
 # Lanes before the empty ones are thrown away.
 _LANES = 64
@@ -33,7 +38,7 @@ class RequestQueue(Generic[T]):
     Attributes:
         size: how many requests wait.
         added: how many ever did.
-        due: the lanes of requests that have a deadline, by weight.
+        due: the lanes of requests that have a deadline, by weight, and shape if they have any.
         undue: the lanes of those that have none, which are in order of arrival.
     """
 
@@ -41,8 +46,8 @@ class RequestQueue(Generic[T]):
         self.size = 0
         self._peak = 0
         self.added = 0
-        self.due: dict[float, Lane[T]] = {}
-        self.undue: dict[float, Lane[T]] = {}
+        self.due: dict[_Label, Lane[T]] = {}
+        self.undue: dict[_Label, Lane[T]] = {}
 
     def __len__(self) -> int:
         return self.size
@@ -62,15 +67,18 @@ class RequestQueue(Generic[T]):
         self.added = number = self.added + 1
         deadline, weight = request.deadline, request.weight
         lanes = self.due if deadline < inf else self.undue
-        lane = lanes.get(weight) or self._new_lane(lanes, weight)
+        label = weight if request.shape is None else (request.shape, weight)
+        lane = lanes.get(label) or self._new_lane(lanes, label, request)
         lane.add((deadline, number, request))
         self.size += 1
 
-    def _new_lane(self, lanes: dict[float, Lane[T]], weight: float) -> Lane[T]:
+    def _new_lane(
+        self, lanes: dict[_Label, Lane[T]], label: _Label, request: Request[T]
+    ) -> Lane[T]:
         if len(lanes) >= _LANES:
-            for other in [lane for lane in lanes.values() if not lane.size]:
-                del lanes[other.weight]
-        lane = lanes[weight] = Lane(weight)
+            for empty in [each for each, lane in lanes.items() if not lane.size]:
+                del lanes[empty]
+        lane = lanes[label] = Lane(request.weight, request.shape)
         return lane
 
     def discard(self, request: Request[T]) -> bool:
@@ -119,7 +127,7 @@ class RequestQueue(Generic[T]):
 
     @property
     def is_uniform(self) -> bool:
-        """Whether all that wait have the same weight, and all have a deadline or none has."""
+        """Whether all that wait have the same weight and shape, and all a deadline or none."""
         return (
             len([None for lane in chain(self.due.values(), self.undue.values()) if lane.size]) == 1
         )

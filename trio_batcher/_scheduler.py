@@ -118,7 +118,7 @@ class Scheduler(Generic[T]):
                         device.deciding = self._now() - now
             if batch:
                 self.queue.remove_all(batch)
-                device.pick_up(batch, now)
+                device.pick_up(batch, self._limits.load(batch), now)
                 self.batch_sizes[len(batch)] += 1
                 self.fleet.changed = True
                 if device.deciding:
@@ -160,7 +160,7 @@ class Scheduler(Generic[T]):
     # Planning ahead: what is decided while a device runs, it need not wait for
 
     def _plan_later(self, device: Device[T], now: float) -> None:
-        seconds = device.latency.expected[len(device.batch or ())]
+        seconds = device.latency.expected[device.batch_load]
         ahead, device.plan_again = planning(device.deciding, seconds)
         device.plan_from = now + seconds - ahead if ahead else math.inf
         self.plan_from = min(each.plan_from for each in self.fleet.devices)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ._latency import LatencyModel
     from ._queue import Entry, Request, RequestQueue
 
-__all__ = ["PATIENCE", "ROUNDING", "best_batch"]
+__all__ = ["PATIENCE", "ROUNDING", "best_batch", "seat_cost", "sizes"]
 
 T = TypeVar("T")
 
@@ -96,7 +96,7 @@ def best_batch(
     full = expected[limit]
     if not full:
         return []
-    cost = _seat_cost(queue, late, now=now, full=full, limit=limit, devices=devices)
+    cost = seat_cost(queue, late, now=now, full=full, limit=limit, devices=devices)
     overdue = _overdue(queue, now - PATIENCE * full, max(1, limit // 2))
     rows = list(
         _rows(
@@ -145,7 +145,7 @@ def _best_size(
     dues, ranks = [due for due, _ in pairs], [rank for _, rank in pairs]
     last, inside, total = len(dues), list[float](), 0.0
     best, best_size = -1.0, 0
-    for size in _sizes(len(at_most) - 1, max(1, kept)):
+    for size in sizes(len(at_most) - 1, max(1, kept)):
         if at_most[size] <= best * expected[size]:
             continue
         seats, by = size - kept, start + bounds[size] - ROUNDING
@@ -182,7 +182,7 @@ def _first_of(
     ranks = [(weight - cost) * exp((start - due) / full) for due in dues]
     sums = [*accumulate(ranks, initial=0.0)]
     best, first, end, chosen = 0.0, len(dues), len(dues), slice(0)
-    for size in _sizes(min(limit, end), 1):
+    for size in sizes(min(limit, end), 1):
         if size * weight <= best * expected[size]:
             continue
         first = bisect_left(dues, start + bounds[size] - ROUNDING, 0, first)
@@ -195,7 +195,7 @@ def _first_of(
     return [request for _, _, request in row.entries[chosen]]
 
 
-def _sizes(most: int, least: int) -> Iterator[int]:
+def sizes(most: int, least: int) -> Iterator[int]:
     """Yield sizes from the largest to the smallest: all, or of hundreds every 32nd part."""
     size = most
     while size > least:
@@ -205,7 +205,7 @@ def _sizes(most: int, least: int) -> Iterator[int]:
         yield least
 
 
-def _seat_cost(
+def seat_cost(
     queue: RequestQueue[T],
     late: Sequence[Request[T]],
     *,

@@ -10,8 +10,9 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
-from ._batcher import Batcher, open_batcher
+from ._batcher import Batcher
 from ._exit_status import clean_exit_status
+from ._opening import open_batcher
 from ._options import BatcherOptions
 
 if TYPE_CHECKING:

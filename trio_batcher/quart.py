@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 import trio
 from quart import Response, request
 
-from ._batcher import open_batcher
 from ._errors import BatcherError
+from ._opening import open_batcher
 from ._problems import culprit, log_fault, problem_response
 from .asgi import BatcherMiddleware
 

@@ -1,0 +1,217 @@
+"""`open_batcher`: from a model and what the user asked for to a `Batcher` and back."""
+
+from __future__ import annotations
+
+import math
+from contextlib import asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from ._arguments import check_limits, check_shapes
+from ._batcher import Batcher
+from ._device import Device
+from ._engine import Engine
+from ._errors import BatcherCrashed
+from ._hosts import current_host
+from ._interpreter import prompt_switching
+from ._lifecycle import loaded, warm_up
+from ._model import as_sources
+from ._policy import Limits
+from ._shapes import Shapes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from ._hosts import CapacityLimiter, Host
+    from ._model import (
+        AsyncFunction,
+        BlockingFunction,
+        Infers,
+        ModelFactory,
+        ModelSource,
+    )
+
+__all__ = ["open_batcher"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# One overload for each kind of model, so that `infer` has the model's own types.
+
+
+@overload
+def open_batcher(
+    model: Infers[T, R] | Sequence[Infers[T, R]],
+    *,
+    max_batch_size: int = ...,
+    max_delay: float = ...,
+    max_queue_size: float = ...,
+    key: Callable[[T], Hashable] | None = ...,
+    cost: Callable[[T], float] | None = ...,
+    max_batch_cost: float | None = ...,
+    limiter: CapacityLimiter | None = ...,
+    warmup: Iterable[T] = ...,
+) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
+@overload
+def open_batcher(
+    model: ModelFactory[T, R] | Sequence[ModelFactory[T, R]],
+    *,
+    max_batch_size: int = ...,
+    max_delay: float = ...,
+    max_queue_size: float = ...,
+    key: Callable[[T], Hashable] | None = ...,
+    cost: Callable[[T], float] | None = ...,
+    max_batch_cost: float | None = ...,
+    limiter: CapacityLimiter | None = ...,
+    warmup: Iterable[T] = ...,
+) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
+@overload
+def open_batcher(
+    model: AsyncFunction[T, R] | Sequence[AsyncFunction[T, R]],
+    *,
+    max_batch_size: int = ...,
+    max_delay: float = ...,
+    max_queue_size: float = ...,
+    key: Callable[[T], Hashable] | None = ...,
+    cost: Callable[[T], float] | None = ...,
+    max_batch_cost: float | None = ...,
+    limiter: CapacityLimiter | None = ...,
+    warmup: Iterable[T] = ...,
+) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
+@overload
+def open_batcher(
+    model: BlockingFunction[T, R] | Sequence[BlockingFunction[T, R]],
+    *,
+    max_batch_size: int = ...,
+    max_delay: float = ...,
+    max_queue_size: float = ...,
+    key: Callable[[T], Hashable] | None = ...,
+    cost: Callable[[T], float] | None = ...,
+    max_batch_cost: float | None = ...,
+    limiter: CapacityLimiter | None = ...,
+    warmup: Iterable[T] = ...,
+) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
+def open_batcher(
+    model: Any,
+    *,
+    max_batch_size: int = 32,
+    max_delay: float = 0.0,
+    max_queue_size: float = 1024,
+    key: Callable[[Any], Hashable] | None = None,
+    cost: Callable[[Any], float] | None = None,
+    max_batch_cost: float | None = None,
+    limiter: CapacityLimiter | None = None,
+    warmup: Iterable[Any] = (),
+) -> AbstractAsyncContextManager[Batcher[Any, Any]]:
+    """Put a model behind a `Batcher` for the length of an ``async with`` block.
+
+    A device that becomes free takes the waiting requests at once, as many as there are, up to
+    ``max_batch_size``; when not all can be in time, those that gain the most by it. While it
+    runs them the next ones gather. So batches grow with the load, and a lone request does not wait.
+
+    Leaving the block normally runs everything that was accepted first. Leaving it by an
+    exception or a cancellation turns away what waits (`BatcherClosed`), cancels an async
+    model's running batch, waits for a thread's, and lets that exception through as it is.
+    No task or thread of the batcher's is left afterwards.
+
+    Cancellation: opening is a checkpoint, and so is leaving. Cancelled while a model is
+    being constructed, it waits for the constructor, which is in a thread, and closes the model.
+
+    Args:
+        model: what turns a list of inputs into a sequence of as many results. A blocking
+            function, run in a worker thread (not always the same one, but one batch at
+            a time); an async function, run in the event loop; an `InferenceModel`, or a
+            subclass of it (or a `functools.partial` of one), which is then constructed
+            in a worker thread; or a sequence of these:
+            replicas, each a device that takes its own batch from the one queue when it is free.
+        max_batch_size: most inputs in one batch.
+        max_delay: longest time, in seconds, that a device is left idle to wait for
+            companions, counted from the arrival of the oldest waiting request.
+        max_queue_size: most requests waiting, not counting those in a running batch;
+            `math.inf` for no limit.
+        key: gives an item's key; only items with equal keys share a batch. Say, the size of an
+            image for a model that does not pad. Called in the event loop, for each item once.
+        cost: gives what an item costs: how many tokens it is, or pixels. A batch is padded to
+            its dearest item, so it costs that much for each; which items share one is chosen
+            by what padding costs and what a further batch does. Called likewise.
+        max_batch_cost: most that a batch may cost, in the same unit; needed with ``cost``.
+        limiter: the capacity of the device, a `trio.CapacityLimiter`, or under asyncio an
+            `anyio.CapacityLimiter`. Each batch runs under one of its tokens. Batchers that
+            share a GPU share a limiter: between two batches a token is given up if anybody
+            else waits for it. By default each batcher has one of its own with a token for
+            each replica.
+        warmup: inputs that are run, repeated as needed, in batches of 1, 2, 3, 5, 9, … up to
+            the maximum before the block starts, each size twice.
+
+    Returns:
+        An async context manager; entering it gives the `Batcher`.
+
+    Raises:
+        TypeError: an argument has the wrong type; the message names it.
+        ValueError: an argument has an impossible value; the message names both.
+        RuntimeError: on entering, if the event loop that runs is not a supported one.
+        Exception: on entering, what a model's constructor raises, unwrapped.
+        ModelError, ResultCountError: on entering, if the model fails on the warm-up.
+        BatcherCrashed: on leaving normally, if the batcher itself failed.
+    """
+    sources = as_sources(model)
+    check_limits(max_batch_size, max_delay, max_queue_size, limiter)
+    check_shapes(key, cost, max_batch_cost)
+    shapes = None
+    if key is not None or cost is not None:
+        shapes = Shapes(key, cost, max_batch_cost or math.inf, max_batch_size)
+    limits = Limits(max_batch_size, max_delay, len(sources), shapes)
+    return _open(sources, limits, max_queue_size, limiter, list(warmup))
+
+
+@asynccontextmanager
+async def _open(
+    sources: Sequence[ModelSource],
+    limits: Limits,
+    max_queue_size: float,
+    limiter: CapacityLimiter | None,
+    warmup: Sequence[T],
+) -> AsyncGenerator[Batcher[T, Any]]:
+    host = current_host()
+    devices: list[Device[T]] = [Device(source, limits.most, host) for source in sources]
+    uses_threads = not all(device.is_async for device in devices)
+    with (
+        prompt_switching() if uses_threads else nullcontext(),
+        host.threads(len(devices)) if uses_threads else nullcontext(),
+    ):
+        capacity = host.limiter(len(devices)) if limiter is None else limiter
+        async with loaded(host, devices, capacity):
+            await warm_up(host, devices, capacity, warmup, limits)
+            # Cancelled while a constructor was running: the block is not entered.
+            await host.checkpoint()
+            engine = Engine(
+                host, devices, limits=limits, max_queue_size=max_queue_size, limiter=limiter
+            )
+            async with _serving(host, engine):
+                yield Batcher._of(host, engine, limits.shapes)  # noqa: SLF001  its constructor, for here only
+            if engine.failure is not None:
+                msg = f"the batcher itself failed: {engine.failure!r}"
+                raise BatcherCrashed(msg) from engine.failure
+
+
+@asynccontextmanager
+async def _serving(host: Host, engine: Engine[Any]) -> AsyncGenerator[None]:
+    failure: BaseException | None = None
+    async with host.open_nursery() as nursery:
+        nursery.start_soon(engine.serve)  # noqa: ASYNC113  it says when, below
+        # The nursery never gets to see an exception: it would wrap it in a group.
+        try:
+            # A task that asyncio cancels before its first step never begins, nor ends.
+            await engine.begun.wait()
+            yield
+            engine.close()
+            await engine.ended.wait()
+        except BaseException as exc:  # noqa: BLE001, ASYNC103  raised again below
+            failure = exc
+            engine.abort()
+            if engine.begun.is_set():
+                with host.shield():
+                    # Without a limit, as a thread cannot be stopped.
+                    await engine.ended.wait()  # noqa: ASYNC102
+    if failure is not None:
+        raise failure
