@@ -22,6 +22,8 @@ ROOMS = [
     "bisection",
     "deadline_headers",
     "errors",
+    "memory",
+    "padding",
     "statistics",
 ]
 
