@@ -88,6 +88,7 @@ def test_a_row_that_does_not_fit_alone_fails_alone():
     assert memory.run([1000] * 3) == ([], [0, 1, 2])
     assert memory.failures == 3
     assert len(memory.run([1] * 50)[0]) == 1, "those that are too long say nothing of the others"
+    assert memory.safe._patience == 8, "nor were they attempts"
 
 
 def test_rows_that_are_filled_up_to_the_same_size_are_not_tried_one_by_one():

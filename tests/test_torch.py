@@ -280,6 +280,18 @@ async def test_two_forms_of_which_nobody_knows_the_right_one_run_separately():
     assert isinstance(wrong, ModelError)
 
 
+@on_hosts
+async def test_what_has_been_run_is_right_from_then_on():
+    """However many others there are in a batch."""
+    async with open_batcher(TorchModel(linear()), max_batch_size=3, max_delay=30) as batcher:
+        await outcomes_of(batcher, [torch.ones(4)] * 3)
+        items = [torch.ones(5), torch.ones(4), torch.ones(5)]
+        first, right, last = await outcomes_of(batcher, items)
+    assert right.shape == (2,)
+    assert isinstance(first, ItemError)
+    assert isinstance(last, ItemError)
+
+
 class Scarce(torch.nn.Module):
     """Takes so many rows and no more, as a GPU would."""
 

@@ -95,9 +95,10 @@ class Collator:
             item = rows[0].item
             if not (isinstance(item, Mapping) and pad.mask in item):
                 mask = pad.mask
-                lengths = torch.tensor([row.length for row in rows])
-                ones = torch.arange(length) < lengths[:, None]
-                tensors.append(self._filled(ones.to(torch.int64), size))
+                lengths = [row.length for row in rows]
+                lengths += lengths[-1:] * (size - len(rows))
+                ones = (torch.arange(length) < torch.tensor(lengths)[:, None]).to(torch.int64)
+                tensors.append(ones.pin_memory() if self._pinned else ones)
         return Batch(rows, tensors, length, mask)
 
     def _stacked(self, part: Part, rows: list[Tensor], size: int, length: int) -> Tensor:
@@ -117,12 +118,6 @@ class Collator:
         if size > len(rows):
             stacked[len(rows) :] = stacked[len(rows) - 1]
         return stacked
-
-    def _filled(self, tensor: Tensor, size: int) -> Tensor:
-        filled = torch.empty((size, *tensor.shape[1:]), dtype=tensor.dtype, pin_memory=self._pinned)
-        filled[: len(tensor)] = tensor
-        filled[len(tensor) :] = tensor[-1]
-        return filled
 
     def split(self, output: Any, batch: Batch) -> list[Any]:
         """Return a result for each row, given the module's output for the batch.

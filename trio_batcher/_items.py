@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -58,8 +58,7 @@ class ItemError(ValueError):
         return type(self), (self.part, self.expected, self.got), self.__dict__
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """The form of one tensor of an item.
 
     Attributes:
@@ -84,7 +83,7 @@ class Part:
 Form: TypeAlias = tuple[Part, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
     """An item as tensors.
 
@@ -220,9 +219,10 @@ _WANTED = "a tensor, an array, numbers, or a dict or tuple of those"
 
 
 def _is_of_numbers(leaf: list[Any]) -> bool:
-    return all(
-        isinstance(x, int | float) or (isinstance(x, list) and _is_of_numbers(x)) for x in leaf
-    )
+    kinds = set(map(type, leaf))
+    if kinds == {list}:
+        return all(map(_is_of_numbers, leaf))
+    return all(issubclass(kind, int | float) for kind in kinds)
 
 
 def _shown(leaf: Any) -> str:
