@@ -56,6 +56,7 @@ napoleon_custom_sections = [("Attributes", "params_style")]
 TRIO = "https://trio.readthedocs.io/en/stable/reference-{page}.html#trio.{name}"
 ANYIO = "https://anyio.readthedocs.io/en/stable/api.html#anyio.{name}"
 PYTHON = "https://docs.python.org/3/library/{page}.html#{name}"
+TORCH = "https://docs.pytorch.org/docs/stable/{page}.html#{name}"
 EXTERNAL = {
     "CapacityLimiter": TRIO.format(page="core", name="CapacityLimiter"),
     "Event": TRIO.format(page="core", name="Event"),
@@ -77,6 +78,11 @@ EXTERNAL = {
     "TimeoutError": PYTHON.format(page="exceptions", name="TimeoutError"),
     "TypeError": PYTHON.format(page="exceptions", name="TypeError"),
     "ValueError": PYTHON.format(page="exceptions", name="ValueError"),
+    "torch.nn.Module": TORCH.format(page="generated/torch.nn.Module", name="torch.nn.Module"),
+    "torch.Tensor": TORCH.format(page="tensors", name="torch.Tensor"),
+    "torch.autocast": TORCH.format(page="amp", name="torch.autocast"),
+    "torch.compile": TORCH.format(page="generated/torch.compile", name="torch.compile"),
+    "MemoryError": PYTHON.format(page="exceptions", name="MemoryError"),
     "functools.partial": PYTHON.format(page="functools", name="functools.partial"),
     "math.inf": PYTHON.format(page="math", name="math.inf"),
 }

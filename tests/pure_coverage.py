@@ -24,6 +24,8 @@ ROOMS = [
     "bisection",
     "deadline_headers",
     "errors",
+    "memory",
+    "padding",
     "statistics",
 ]
 

@@ -16,20 +16,20 @@ PACKAGE = Path(trio_batcher.__file__).parent
 # A package's modules, such as the hosts, are one room.
 FLOORS = [
     {"trio_batcher"},
-    {"fastapi", "quart", "serving"},
+    {"fastapi", "quart", "serving", "torch"},
     {"_opening"},
     {"_batcher", "asgi"},
     {"_engine", "_lifecycle"},
     {"_gate", "_options", "_outcomes", "_scheduler"},
     {"_device"},
     {"_bisection", "_hosts", "_interpreter", "_model", "_policy", "_statistics"}
-    | {"_deadline_headers", "_exit_status", "_inbox", "_problems"},
-    {"_packing"},
+    | {"_deadline_headers", "_exit_status", "_inbox", "_problems", "_torch_devices"},
+    {"_collate", "_packing"},
     {"_selection"},
-    {"_latency", "_queue"},
+    {"_items", "_latency", "_memory", "_queue"},
     {"_lane"},
     {"_shapes"},
-    {"_arguments", "_delivery", "_errors", "_fitting", "_timings"},
+    {"_arguments", "_delivery", "_errors", "_fitting", "_padding", "_timings"},
 ]
 FLOOR_OF = {room: depth for depth, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -43,6 +43,8 @@ PURE = {
     "_latency",
     "_packing",
     "_fitting",
+    "_memory",
+    "_padding",
     "_policy",
     "_queue",
     "_selection",
@@ -163,6 +165,18 @@ def test_a_pure_room_has_no_back_door(module):
     tree = ast.parse(SOURCES[module].read_text(encoding="utf-8"))
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     assert not names & {"__import__", "compile", "eval", "exec", "input", "open", "print"}
+
+
+def test_a_batcher_needs_no_torch():
+    """Only `trio_batcher.torch`, and what it alone is made of, imports it."""
+    users = {
+        module
+        for module in SOURCES
+        if {"torch", "numpy"} & {source.partition(".")[0] for source, _, _ in imports_of(module)}
+    }
+    assert users == {"torch", "_torch_devices", "_collate", "_items"}
+    for module in set(SOURCES) - users:
+        assert not rooms_imported_by(module) & users
 
 
 @modules

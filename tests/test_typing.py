@@ -40,26 +40,26 @@ def check(*command: str) -> None:
         pytest.fail(f"{' '.join(command)}\n{done.stdout}{done.stderr}", pytrace=False)
 
 
-@needs("mypy")
+@needs("mypy", "torch")
 def test_mypy_infers_the_models_own_types():
     """For each kind of model `infer` takes and returns its types; anything else is an error."""
     check("mypy", "tests/typing")
 
 
-@needs("mypy")
+@needs("mypy", "torch")
 def test_mypy_accepts_the_library():
     """The whole package is typed, strictly."""
     check("mypy", "-p", "trio_batcher")
 
 
-@needs("pyright")
+@needs("pyright", "torch")
 @needs_node
 def test_pyright_infers_the_models_own_types():
     """Pyright agrees with mypy about each kind of model."""
     check("pyright", "--pythonpath", sys.executable, "tests/typing")
 
 
-@needs("pyright")
+@needs("pyright", "torch")
 @needs_node
 def test_every_public_name_is_typed_completely():
     """Nothing public is of an unknown or ambiguous type to a user's type checker."""
