@@ -29,7 +29,8 @@ FLOORS = [
     {"_items", "_latency", "_memory", "_queue"},
     {"_lane"},
     {"_shapes"},
-    {"_arguments", "_delivery", "_errors", "_fitting", "_padding", "_timings"},
+    {"_arguments"},
+    {"_delivery", "_errors", "_fitting", "_padding", "_timings"},
 ]
 FLOOR_OF = {room: depth for depth, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -10,7 +10,7 @@ import pytest
 import sniffio
 from hypothesis import given, strategies as st
 
-from trio_batcher import Batcher, InferenceModel, open_batcher
+from trio_batcher import Batcher, InferenceModel, ItemError, open_batcher
 from trio_batcher._arguments import check_limits, check_shapes, checked_cost, checked_weight
 
 
@@ -66,7 +66,7 @@ def test_what_can_be_is_not_complained_about(arguments):
         (math.inf, ValueError, "cost must return .* not inf"),
         (True, TypeError, "cost must return a number, not True"),
         ("3", TypeError, "cost must return a number, not '3'"),
-        (1000.5, ValueError, r"the item costs 1000\.5, and max_batch_cost is 1000\.0: shorten it"),
+        (1000.5, ItemError, r"the item's cost: expected no more than .* 1000\.0, got 1000\.5"),
     ],
 )
 def test_a_wrong_cost_is_refused(cost, error, story):

@@ -15,6 +15,7 @@ from trio_batcher import (
     BatcherClosed,
     BatcherCrashed,
     DeadlineUnreachable,
+    ItemError,
     ModelError,
     Overloaded,
     ResultCountError,
@@ -181,6 +182,7 @@ ERRORS = [
     (TimeoutError, 504, "deadline", None),
     (trio.TooSlowError, 504, "deadline", None),
     (lambda: ModelError("failed", batch_size=1), 500, "model", None),
+    (lambda: ItemError("item", "a text", "nothing"), 422, "item", None),
     (lambda: ResultCountError(1, 2), 500, "model", None),
 ]
 

@@ -14,7 +14,8 @@ np = pytest.importorskip("numpy")
 torch = pytest.importorskip("torch")
 
 from trio_batcher._collate import Collator, mapped  # noqa: E402
-from trio_batcher._items import Forms, ItemError, Reader  # noqa: E402
+from trio_batcher._errors import ItemError  # noqa: E402
+from trio_batcher._items import Forms, Reader  # noqa: E402
 from trio_batcher._padding import Pad, Sizes  # noqa: E402
 
 

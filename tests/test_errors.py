@@ -13,6 +13,7 @@ from trio_batcher import (
     BatcherCrashed,
     BatcherError,
     DeadlineUnreachable,
+    ItemError,
     ModelError,
     Overloaded,
     ResultCountError,
@@ -26,6 +27,7 @@ ONE_OF_EACH = [
     BatcherCrashed("crashed"),
     ModelError("failed", batch_size=3),
     ResultCountError(8, 7),
+    ItemError("item['input_ids']", "a tensor", "a str"),
 ]
 
 

@@ -15,6 +15,7 @@ from trio_batcher import (
     BatcherCrashed,
     BatcherError,
     DeadlineUnreachable,
+    ItemError,
     ModelError,
     Overloaded,
     ResultCountError,
@@ -42,6 +43,7 @@ CASES = [
     (TimeoutError(SECRET), 504, "deadline"),
     (trio.TooSlowError(SECRET), 504, "deadline"),
     (model_error(), 500, "model"),
+    (ItemError("part 123", "321", "nothing"), 422, "item"),
     (ResultCountError(123, 321), 500, "model"),
     (BatcherError(SECRET), 500, "model"),
 ]

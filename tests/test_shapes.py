@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, strategies as st
 
+from trio_batcher import ItemError
 from trio_batcher._shapes import Shape, Shapes
 
 
@@ -80,7 +81,7 @@ def test_without_costs_batches_count_by_their_size():
 
 def test_a_cost_that_is_none_is_refused():
     """With what it was: see test_arguments for what can be wrong."""
-    with pytest.raises(ValueError, match=r"the item costs 1000\.5, and max_batch_cost is 1000\.0"):
+    with pytest.raises(ItemError, match=r"max_batch_cost, 1000\.0, got 1000\.5"):
         by_cost().of(1000.5)
 
 

@@ -9,14 +9,14 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from trio_batcher import ModelError, open_batcher
+from trio_batcher import ItemError, ModelError, open_batcher
 
 from .hosts import host
 
 np = pytest.importorskip("numpy")
 torch = pytest.importorskip("torch")
 
-from trio_batcher.torch import ItemError, Pad, TorchModel  # noqa: E402
+from trio_batcher.torch import Pad, TorchModel  # noqa: E402
 
 on_hosts = pytest.mark.usefixtures("on_host")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")

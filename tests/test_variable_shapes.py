@@ -10,7 +10,7 @@ import trio
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tests.hosts import host
-from trio_batcher import BatcherError, DeadlineUnreachable, ModelError, open_batcher
+from trio_batcher import BatcherError, DeadlineUnreachable, ItemError, ModelError, open_batcher
 
 pytestmark = pytest.mark.usefixtures("on_host")
 
@@ -204,7 +204,7 @@ def test_whatever_comes_no_batch_is_what_it_must_not_be(requests, seats, devices
 async def test_an_item_without_a_cost_is_refused_alone():
     """Its caller hears what is wrong with it, before it is queued."""
     async with open_batcher(sorted, cost=len, max_batch_cost=5) as batcher:
-        with pytest.raises(ValueError, match="the item costs 6, and max_batch_cost is 5"):
+        with pytest.raises(ItemError, match=r"the item's cost: expected no more than .* 5, got 6"):
             await batcher.infer("longer")
         with pytest.raises(ValueError, match="> 0 and finite, not 0"):
             await batcher.infer_many(["short", ""])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from numbers import Real
 
+from ._errors import ItemError
+
 __all__ = ["check_limits", "check_shapes", "checked_cost", "checked_weight"]
 
 # Sums and ratios of weights stay far from what a float cannot hold.
@@ -55,9 +57,7 @@ def checked_cost(cost: float, most: float) -> float:
     if not 0.0 < cost < math.inf:
         raise ValueError(f"cost must return a number > 0 and finite, not {cost!r}")
     if cost > most:
-        raise ValueError(
-            f"the item costs {cost!r}, and max_batch_cost is {most!r}: shorten it, or raise that"
-        )
+        raise ItemError("the item's cost", f"no more than max_batch_cost, {most!r}", repr(cost))
     return float(cost)
 
 

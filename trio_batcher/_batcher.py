@@ -86,7 +86,8 @@ class Batcher(Generic[T, R]):
 
         Raises:
             TypeError, ValueError: the weight is not a number from 1e-9 to 1e9, or the item's cost
-                not one above 0 and up to ``max_batch_cost``.
+                not one above 0.
+            ItemError: the item costs more than ``max_batch_cost``, or is nothing the model takes.
             Overloaded: ``max_queue_size`` requests are waiting.
             DeadlineUnreachable: the deadline cannot be met; raised before it passes.
             ModelError: the model raises on this item, or on everything.

@@ -15,6 +15,7 @@ __all__ = [
     "BatcherCrashed",
     "BatcherError",
     "DeadlineUnreachable",
+    "ItemError",
     "ModelError",
     "Overloaded",
     "ResultCountError",
@@ -107,3 +108,24 @@ class ResultCountError(BatcherError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.expected, self.got), self.__dict__
+
+
+class ItemError(BatcherError, ValueError):
+    """The item is refused: it costs too much, or is nothing that the model takes.
+
+    Nothing was run for it, and nobody else hears of it.
+
+    Attributes:
+        part: which part of the item, such as ``item['input_ids']``.
+        expected: what it should be.
+        got: what it is.
+    """
+
+    def __init__(self, part: str, expected: str, got: str) -> None:
+        super().__init__(f"{part}: expected {expected}, got {got}")
+        self.part: str = part
+        self.expected: str = expected
+        self.got: str = got
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.part, self.expected, self.got), self.__dict__

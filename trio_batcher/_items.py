@@ -16,10 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ._errors import ItemError
+
 if TYPE_CHECKING:
     from ._padding import Name, Pad
 
-__all__ = ["Form", "Forms", "Item", "ItemError", "Part", "Reader", "Row", "rebuilt"]
+__all__ = ["Form", "Forms", "Item", "Part", "Reader", "Row", "rebuilt"]
 
 Item: TypeAlias = (
     # As an attribute: by its own name, pyright takes it for one of `trio_batcher.torch`.
@@ -35,27 +37,6 @@ Item: TypeAlias = (
 those."""
 
 _MOST_FORMS = 256
-
-
-class ItemError(ValueError):
-    """An item is refused: the model does not take such a thing, or not beside the others.
-
-    Nothing was run for it. Only its own caller has this.
-
-    Attributes:
-        part: which part of the item, such as ``item['input_ids']``.
-        expected: what it should be.
-        got: what it is.
-    """
-
-    def __init__(self, part: str, expected: str, got: str) -> None:
-        super().__init__(f"{part}: expected {expected}, got {got}")
-        self.part: str = part
-        self.expected: str = expected
-        self.got: str = got
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.part, self.expected, self.got), self.__dict__
 
 
 class Part(NamedTuple):

@@ -16,6 +16,7 @@ from ._errors import (
     BatcherCrashed,
     BatcherError,
     DeadlineUnreachable,
+    ItemError,
     ModelError,
     Overloaded,
     ResultCountError,
@@ -62,35 +63,64 @@ def problem_response(error: BaseException) -> Problem:
     `BatcherClosed`, `BatcherCrashed`          503     ``unavailable``  yes
     `DeadlineUnreachable`, `TimeoutError`,     504     ``deadline``     no
     `trio.TooSlowError`
+    `ItemError`                                422     ``item``         no
     `ModelError`, `ResultCountError`           500     ``model``        no
     anything else                              500     ``internal``     no
     =========================================  ======  ===============  ===============
 
-    Of an exception group with errors of the upper four rows only, the one with the lowest
+    Of an exception group with errors of the upper five rows only, the one with the lowest
     status counts. Neither an error's message nor its cause is in the response.
 
     Args:
         error: what escaped from a handler.
     """
+    found: tuple[HTTPStatus, str, str, float | None]
     match culprit(error):
         case Overloaded(retry_after=seconds):
-            detail = "Too many requests are waiting already."
-            return _problem(HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", detail, seconds)
+            found = (
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "overloaded",
+                "Too many requests are waiting already.",
+                seconds,
+            )
         case BatcherClosed() | BatcherCrashed():
-            detail = "The model is not available."
-            return _problem(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", detail, 1.0)
+            found = (
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "unavailable",
+                "The model is not available.",
+                1.0,
+            )
         case DeadlineUnreachable():
-            detail = "No answer could have been ready in time."
-            return _problem(HTTPStatus.GATEWAY_TIMEOUT, "deadline", detail)
+            found = (
+                HTTPStatus.GATEWAY_TIMEOUT,
+                "deadline",
+                "No answer could have been ready in time.",
+                None,
+            )
         case TimeoutError() | trio.TooSlowError():
-            detail = "No answer was ready in time."
-            return _problem(HTTPStatus.GATEWAY_TIMEOUT, "deadline", detail)
+            found = HTTPStatus.GATEWAY_TIMEOUT, "deadline", "No answer was ready in time.", None
+        case ItemError():
+            found = (
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "item",
+                "The model does not take such an item.",
+                None,
+            )
         case BatcherError():
-            detail = "The model failed on this request."
-            return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, "model", detail)
+            found = (
+                HTTPStatus.INTERNAL_SERVER_ERROR,
+                "model",
+                "The model failed on this request.",
+                None,
+            )
         case _:
-            detail = "The server failed on this request."
-            return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail)
+            found = (
+                HTTPStatus.INTERNAL_SERVER_ERROR,
+                "internal",
+                "The server failed on this request.",
+                None,
+            )
+    return _problem(*found)
 
 
 def bad_request(detail: str) -> Problem:

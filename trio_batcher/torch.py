@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 import torch
 
 from ._collate import Collator
-from ._items import Form, Forms, Item, ItemError, Reader, Row
+from ._errors import ItemError
+from ._items import Form, Forms, Item, Reader, Row
 from ._memory import SafeSize, runs_of
 from ._model import InferenceModel
 from ._padding import Pad, Sizes
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from ._collate import Batch
 
-__all__ = ["Item", "ItemError", "Pad", "TorchModel"]
+__all__ = ["Item", "Pad", "TorchModel"]
 
 R = TypeVar("R")
 
