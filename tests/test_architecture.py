@@ -18,14 +18,15 @@ FLOORS = [
     {"trio_batcher"},
     {"fastapi", "quart", "serving"},
     {"_batcher", "asgi"},
+    {"_session"},
     {"_engine", "_lifecycle"},
     {"_gate", "_options", "_outcomes", "_scheduler"},
-    {"_device"},
+    {"_device", "_process"},
     {"_arguments", "_bisection", "_hosts", "_interpreter", "_model", "_policy", "_statistics"}
     | {"_deadline_headers", "_inbox", "_problems"},
-    {"_selection"},
+    {"_child", "_selection"},
     {"_latency", "_queue"},
-    {"_delivery", "_errors", "_lane", "_fitting", "_timings"},
+    {"_delivery", "_errors", "_lane", "_fitting", "_shared", "_timings"},
 ]
 FLOOR_OF = {room: depth for depth, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from ._arguments import check_limits, checked_weight
 from ._device import Device
@@ -15,7 +15,9 @@ from ._lifecycle import loaded, warm_up
 from ._model import as_sources
 from ._outcomes import Group, TimedRequest
 from ._policy import Limits
+from ._process import in_processes
 from ._queue import Request
+from ._session import serving
 from ._timings import current_timings
 
 if TYPE_CHECKING:
@@ -200,6 +202,7 @@ def open_batcher(
     max_queue_size: float = ...,
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
+    run_in: Literal["thread", "process"] = ...,
 ) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
 @overload
 def open_batcher(
@@ -210,6 +213,7 @@ def open_batcher(
     max_queue_size: float = ...,
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
+    run_in: Literal["thread", "process"] = ...,
 ) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
 @overload
 def open_batcher(
@@ -220,6 +224,7 @@ def open_batcher(
     max_queue_size: float = ...,
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
+    run_in: Literal["thread", "process"] = ...,
 ) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
 @overload
 def open_batcher(
@@ -230,6 +235,7 @@ def open_batcher(
     max_queue_size: float = ...,
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
+    run_in: Literal["thread", "process"] = ...,
 ) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
 def open_batcher(
     model: Any,
@@ -239,6 +245,7 @@ def open_batcher(
     max_queue_size: float = 1024,
     limiter: CapacityLimiter | None = None,
     warmup: Iterable[Any] = (),
+    run_in: Literal["thread", "process"] = "thread",
 ) -> AbstractAsyncContextManager[Batcher[Any, Any]]:
     """Put a model behind a `Batcher` for the length of an ``async with`` block.
 
@@ -273,6 +280,12 @@ def open_batcher(
             each replica.
         warmup: inputs that are run, repeated as needed, in batches of 1, 2, 3, 5, 9, … up to
             the maximum before the block starts, each size twice.
+        run_in: ``"process"``: each model is made and run in a process of its own, which is
+            spawned on entering and ends with the block, and with this process however that
+            ends. Needs a class, or a `functools.partial` of one, that can be pickled, as well
+            as the items and results; of those, arrays and tensors cross in shared memory.
+            When a process dies it is replaced, and its batch run again, first as a whole,
+            then bisected.
 
     Returns:
         An async context manager; entering it gives the `Batcher`.
@@ -281,12 +294,18 @@ def open_batcher(
         TypeError: an argument has the wrong type; the message names it.
         ValueError: an argument has an impossible value; the message names both.
         RuntimeError: on entering, if the event loop that runs is not a supported one.
+        ChildDied: on entering, if a model's process died before the model was made; on leaving,
+            if it had to be killed.
         Exception: on entering, what a model's constructor raises, unwrapped.
         ModelError, ResultCountError: on entering, if the model fails on the warm-up.
         BatcherCrashed: on leaving normally, if the batcher itself failed.
     """
     sources = as_sources(model)
     check_limits(max_batch_size, max_delay, max_queue_size, limiter)
+    if run_in == "process":
+        in_processes(sources)
+    elif run_in != "thread":
+        raise ValueError(f"run_in must be 'thread' or 'process', not {run_in!r}")
     limits = Limits(max_batch_size, max_delay, len(sources))
     return _open(sources, limits, max_queue_size, limiter, list(warmup))
 
@@ -314,31 +333,8 @@ async def _open(
             engine = Engine(
                 host, devices, limits=limits, max_queue_size=max_queue_size, limiter=limiter
             )
-            async with _serving(host, engine):
+            async with serving(host, engine):
                 yield Batcher._of(host, engine)  # noqa: SLF001  its constructor, for here only
             if engine.failure is not None:
                 msg = f"the batcher itself failed: {engine.failure!r}"
                 raise BatcherCrashed(msg) from engine.failure
-
-
-@asynccontextmanager
-async def _serving(host: Host, engine: Engine[Any]) -> AsyncGenerator[None]:
-    failure: BaseException | None = None
-    async with host.open_nursery() as nursery:
-        nursery.start_soon(engine.serve)  # noqa: ASYNC113  it says when, below
-        # The nursery never gets to see an exception: it would wrap it in a group.
-        try:
-            # A task that asyncio cancels before its first step never begins, nor ends.
-            await engine.begun.wait()
-            yield
-            engine.close()
-            await engine.ended.wait()
-        except BaseException as exc:  # noqa: BLE001, ASYNC103  raised again below
-            failure = exc
-            engine.abort()
-            if engine.begun.is_set():
-                with host.shield():
-                    # Without a limit, as a thread cannot be stopped.
-                    await engine.ended.wait()  # noqa: ASYNC102
-    if failure is not None:
-        raise failure

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ._bisection import Attempt, Raised, Returned, checked, outcomes_of
 from ._delivery import DeliveryModel
+from ._errors import DeviceLost
 from ._latency import LatencyModel
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Device(Generic[T]):
         self.reruns = 0
         self.started = 0.0
         self._source = source
+        self._keeper = source.keeper
         self._now = host.now
         self._await = host.call
         self._call: Callable[[list[T]], Any] = _not_loaded
@@ -82,6 +84,21 @@ class Device(Generic[T]):
         """Whether `close` has anything to do."""
         return self._close is not None
 
+    @property
+    def can_be_interrupted(self) -> bool:
+        """Whether `interrupt` has any effect."""
+        return self._keeper is not None
+
+    @property
+    def restarts(self) -> int:
+        """How many times its model was made anew."""
+        return 0 if self._keeper is None else self._keeper.restarts
+
+    def interrupt(self) -> None:
+        """Have what the worker does here end soon, as far as that is possible."""
+        if self._keeper is not None:
+            self._keeper.interrupt()
+
     def load(self) -> None:
         """Construct the model. Called in the worker."""
         if self._source.factory is not None:
@@ -100,7 +117,11 @@ class Device(Generic[T]):
             close()
 
     def run(self, items: list[T]) -> list[Any]:
-        """Run a batch in this thread and return an outcome for each item."""
+        """Run a batch in this thread and return an outcome for each item.
+
+        Raises:
+            DeviceLost: it can run nothing any more, or was interrupted: no item's fault.
+        """
         attempt = self._attempt(list(items))
         if isinstance(attempt, Returned):
             return checked(attempt.results, len(items))
@@ -130,9 +151,13 @@ class Device(Generic[T]):
             attempt = await self._attempt_async(inputs)
 
     def _attempt(self, inputs: list[T]) -> Attempt:
+        if self._keeper is not None:
+            self._keeper.ready()  # what that takes is not a batch's time
         size, started = len(inputs), self._now()
         try:
             results = self._call(inputs)
+        except DeviceLost:
+            raise
         # Not only Exception: a model that calls sys.exit() on one input must not take
         # everybody else's answers along.
         except BaseException as exc:  # noqa: BLE001, ASYNC103

@@ -19,10 +19,10 @@ import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, assert_never
 
-from ._errors import BatcherError, DeadlineUnreachable
+from ._errors import BatcherError, DeadlineUnreachable, DeviceLost
 from ._hosts import ki_protected
 from ._interpreter import prompt_waking
-from ._outcomes import Group, Outcomes, closing_error, overload_error
+from ._outcomes import Group, Outcomes, closing_error, is_awaited, overload_error
 from ._policy import Dispatch, Idle, Limits, WaitUntil
 from ._scheduler import Scheduler
 
@@ -54,6 +54,7 @@ class Engine(Generic[T]):
         limiter: CapacityLimiter | None,
     ) -> None:
         self._host = host
+        self._devices = devices
         self._scheduler = Scheduler(devices, limits, host.now)
         self._max_batch_size = limits.max_batch_size
         self.max_queue_size = max_queue_size
@@ -190,19 +191,29 @@ class Engine(Generic[T]):
 
     @ki_protected
     async def _burst(self, device: Device[T]) -> None:
+        lost = False
         try:
             with self._faults_kept():
-                if device.is_async:
-                    await self._work_async(device)
-                else:
-                    await self._host.in_thread(self._work, device, limiter=self._limiter)
+                try:
+                    if device.is_async:
+                        await self._work_async(device)
+                    else:
+                        await self._host.in_thread(self._work, device, limiter=self._limiter)
+                except DeviceLost:
+                    # Of an aborted batcher it has only been interrupted.
+                    lost = not self._aborted
+                    if lost and len(self._scheduler.fleet.devices) == 1:
+                        raise
         finally:
             # Cancelled, or crashed, with a batch in hand: its callers must hear of it.
-            with self._scheduler.lock:
-                stranded = device.batch or []
-                device.put_down()
-            self._turn_away(stranded)
-            self._scheduler.free.append(device)
+            stranded = device.batch or []
+            if lost and self.failure is None:
+                self._scheduler.retire(device, [each for each in stranded if is_awaited(each)])
+            else:
+                with self._scheduler.lock:
+                    device.put_down()
+                self._turn_away(stranded)
+                self._scheduler.free.append(device)
             self._ring()
 
     # A burst, in a worker thread or in a task
@@ -291,6 +302,8 @@ class Engine(Generic[T]):
     def abort(self) -> None:
         """Turn away who waits, cancel what can be cancelled; a running thread is waited for."""
         self._aborted = True
+        for device in self._devices:
+            device.interrupt()
         self._empty()
         self._scope.cancel()
 
@@ -323,7 +336,7 @@ class Engine(Generic[T]):
     def statistics(self) -> BatcherStatistics:
         """Return a snapshot."""
         with self._scheduler.lock:
-            devices = self._scheduler.fleet.devices
+            devices = self._devices
             return self.outcomes.snapshot(
                 accepted=self._scheduler.queue.added,
                 waiting=self._scheduler.queue.size,
@@ -331,5 +344,6 @@ class Engine(Generic[T]):
                 batch_sizes=self._scheduler.batch_sizes,
                 busy=tuple(device.busy for device in devices),
                 reruns=sum(device.reruns for device in devices),
+                restarts=sum(device.restarts for device in devices),
                 latency=tuple(device.latency.fit for device in devices),
             )

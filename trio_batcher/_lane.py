@@ -120,6 +120,16 @@ class Lane(Generic[T]):
         self.recent.append(request.arrived)
         self.size += 1
 
+    def put_back(self, entry: Entry[T]) -> None:
+        """Take in a request that was removed, numbered lower than all before."""
+        last = self._chunks[-1]
+        if not last or last[-1] < entry:
+            last.append(entry)
+        else:
+            self._insert(entry)
+        entry[2].lane = self
+        self.size += 1
+
     def _insert(self, entry: Entry[T]) -> None:
         chunks = self._chunks
         at = bisect_left(chunks, entry, key=_last)

@@ -16,6 +16,7 @@ __all__ = [
     "BlockingFunction",
     "InferenceModel",
     "Infers",
+    "Keeper",
     "ModelFactory",
     "ModelSource",
     "Results",
@@ -82,6 +83,24 @@ AsyncFunction: TypeAlias = Callable[[list[T]], Awaitable[Results[R]]]
 ModelFactory: TypeAlias = Callable[..., Infers[T, R]]
 
 
+class Keeper(Protocol):
+    """What keeps a model that is not in this process; see `_process`.
+
+    Attributes:
+        restarts: how many times it was made anew.
+    """
+
+    restarts: int
+
+    def ready(self) -> None:
+        """See to it that it can run. Called in the worker, before each run."""
+        ...
+
+    def interrupt(self) -> None:
+        """Have a call that is under way end soon. Callable from any thread."""
+        ...
+
+
 class ModelSource:
     """One of the models a user passed: how to get it, where it runs, how to let it go.
 
@@ -91,9 +110,10 @@ class ModelSource:
         model: the model as passed, if it needs no making.
         is_inference_model: what ends up being used has its `infer` called.
         is_async: it runs in the event loop, not in a worker thread.
+        keeper: what keeps it, if it is not in this process.
     """
 
-    __slots__ = ("factory", "is_async", "is_inference_model", "model")
+    __slots__ = ("factory", "is_async", "is_inference_model", "keeper", "model")
 
     def __init__(self, model: Any) -> None:
         made_by: Any = model.func if isinstance(model, functools.partial) else model
@@ -104,6 +124,7 @@ class ModelSource:
             isinstance(model, InferenceModel) or (not callable(model) and _infers(model))
         )
         self.is_async = False
+        self.keeper: Keeper | None = None
         if self.is_inference_model:
             if inspect.iscoroutinefunction(made_by.infer):
                 name = made_by.__name__ if is_class else type(model).__name__

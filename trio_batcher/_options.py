@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,3 +24,4 @@ class BatcherOptions(TypedDict, total=False):
     max_queue_size: float
     limiter: CapacityLimiter | None
     warmup: Sequence[Any]
+    run_in: Literal["thread", "process"]

@@ -41,6 +41,7 @@ class RequestQueue(Generic[T]):
         self.size = 0
         self._peak = 0
         self.added = 0
+        self._returned = 0
         self.due: dict[float, Lane[T]] = {}
         self.undue: dict[float, Lane[T]] = {}
 
@@ -65,6 +66,16 @@ class RequestQueue(Generic[T]):
         lane = lanes.get(weight) or self._new_lane(lanes, weight)
         lane.add((deadline, number, request))
         self.size += 1
+
+    def put_back(self, requests: Sequence[Request[T]]) -> None:
+        """Queue requests again, in this order, before those of the same deadline."""
+        for request in reversed(requests):
+            self._returned += 1
+            deadline, weight = request.deadline, request.weight
+            lanes = self.due if deadline < inf else self.undue
+            lane = lanes.get(weight) or self._new_lane(lanes, weight)
+            lane.put_back((deadline, -self._returned, request))
+        self.size += len(requests)
 
     def _new_lane(self, lanes: dict[float, Lane[T]], weight: float) -> Lane[T]:
         if len(lanes) >= _LANES:

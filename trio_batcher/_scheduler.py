@@ -143,6 +143,14 @@ class Scheduler(Generic[T]):
             self.queue.remove_all(hopeless)
         return hopeless
 
+    def retire(self, device: Device[T], unanswered: list[Request[T]]) -> None:
+        """Go on without a device, which is not the last one; others take what it had."""
+        with self.lock:
+            device.put_down()
+            self.fleet.devices = [each for each in self.fleet.devices if each is not device]
+            self.fleet.changed = True
+            self.queue.put_back(unanswered)
+
     def _decide(self, device: Device[T], now: float) -> Decision[T]:
         decision = decide(
             self.queue,
