@@ -20,7 +20,7 @@ from ._shared import Line, pack, unpack
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from ._shared import Block
+    from ._shared import Block, Packed
 
 __all__ = ["Kind", "main"]
 
@@ -75,7 +75,7 @@ def _close(model: Any) -> None:
         close()
 
 
-def _packed(result: Any) -> list[memoryview]:
+def _packed(result: Any) -> Packed:
     try:
         return pack(result)
     except Exception as exc:
@@ -83,7 +83,7 @@ def _packed(result: Any) -> list[memoryview]:
         raise TypeError(msg) from exc
 
 
-def _packed_error(error: BaseException) -> list[memoryview]:
+def _packed_error(error: BaseException) -> Packed:
     text = "".join(traceback.format_exception(error)).rstrip()
     try:
         twin = pickle.loads(pickle.dumps(error))  # noqa: S301  made in this very line

@@ -19,19 +19,21 @@ from typing import TYPE_CHECKING, Any
 
 from ._child import Kind, main
 from ._errors import ChildDied, DeviceLost
-from ._shared import Line, new_block, pack, unpack
+from ._shared import NOTHING, Line, new_block, pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.connection import Connection
 
     from ._model import ModelSource
-    from ._shared import Block
+    from ._shared import Block, Packed
 
 __all__ = ["GRACE", "LONGEST_DELAY", "SHORTEST_DELAY", "START_ATTEMPTS", "Keeper", "in_processes"]
 
 # Seconds that a child has to end in, once it was told to; then it is killed.
 GRACE = 5.0
+# Seconds that the kernel has to kill it in: a driver can keep it from that for ever.
+_KILLING = 5.0
 # Seconds before a child that died is replaced, if no run has ended well since the death before:
 # the shortest, then twice as long each time, up to the longest.
 SHORTEST_DELAY, LONGEST_DELAY = 0.1, 1.0
@@ -71,7 +73,7 @@ class Keeper:
         self.restarts = 0
         self.blocks: tuple[Block | None, Block | None] = None, None
         self._factory = factory
-        self._packed: list[memoryview] = []
+        self._packed = NOTHING
         self._child: _Child | None = None
         # Since a run has ended well.
         self._deaths = 0
@@ -160,14 +162,14 @@ class Keeper:
             BaseException: what the model raised, with the child's traceback as a note.
         """
         try:
-            parts = pack(inputs)
+            packed = pack(inputs)
         except Exception as exc:
             msg = f"the inputs cannot be sent to the model's process: {exc}"
             raise TypeError(msg) from exc
         if self._child is None or self._bell is None:
             raise DeviceLost("the model's process is not there")
         try:
-            kind, answer = self._child.ask(Kind.RUN, parts, self._bell, self._time_left)
+            kind, answer = self._child.ask(Kind.RUN, packed, self._bell, self._time_left)
         except EOFError:
             raise self._bury() from None
         except TimeoutError:
@@ -188,7 +190,7 @@ class Keeper:
             if child is None or not child.is_alive():
                 return  # there is nothing to close
             try:
-                kind, answer = child.ask(Kind.CLOSE, [], None, lambda: GRACE)
+                kind, answer = child.ask(Kind.CLOSE, NOTHING, None, lambda: GRACE)
                 ended = child.has_ended(GRACE)
             except EOFError:
                 msg = f"the model's process died while it closed the model: {child.end()}"
@@ -208,7 +210,7 @@ class Keeper:
         child = _Child(*self.blocks)
         try:
             try:
-                child.ask(None, [], self._bell, lambda: 0.0)
+                child.ask(None, NOTHING, self._bell, lambda: 0.0)
             except EOFError:
                 msg = (
                     f"the model's process ended before it could begin: {child.end()}. It imports "
@@ -301,7 +303,7 @@ class _Child:
     def ask(
         self,
         kind: Kind | None,
-        parts: Sequence[memoryview],
+        packed: Packed,
         bell: Connection | None,
         patience: Callable[[], float],
     ) -> tuple[int, list[bytearray]]:
@@ -309,7 +311,7 @@ class _Child:
 
         Args:
             kind: what the message is about.
-            parts: what it consists of.
+            packed: what it consists of.
             bell: from when it is readable on, patience counts; `None`: from now on.
             patience: asked for seconds then.
 
@@ -318,7 +320,7 @@ class _Child:
             TimeoutError: patience has come to its end.
         """
         if kind is not None:
-            self._line.send(kind, parts)
+            self._line.send(kind, packed)
         signs: list[Any] = [self._connection, self._pulse]
         ready = wait([*signs, bell]) if bell is not None else []
         if ready in ([], [bell]):
@@ -336,8 +338,7 @@ class _Child:
             return _how(self.exit_code)
         self._connection.close()
         self._process.kill()
-        # Not waited for without a limit: a driver can keep the kernel from killing it.
-        if self.has_ended(GRACE):
+        if self.has_ended(_KILLING):
             self._process.join()
             self.exit_code = self._process.exitcode
             atexit.unregister(self._process.kill)

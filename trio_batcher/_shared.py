@@ -14,7 +14,6 @@ than one message on its way.
 from __future__ import annotations
 
 import ctypes
-import io
 import os
 import pickle
 import struct
@@ -22,18 +21,33 @@ import sys
 import tempfile
 from array import array
 from multiprocessing import reduction
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from multiprocessing.connection import Connection
 
-    Parts: TypeAlias = Sequence[memoryview | bytes | bytearray]
-
-__all__ = ["Block", "Line", "new_block", "pack", "unpack"]
+__all__ = ["NOTHING", "Block", "Line", "Packed", "new_block", "pack", "unpack"]
 
 # What kind of message, and how many parts it has.
 _HEADER = struct.Struct("<BQ")
+# As `sys.getrefcount` has it of an object that is in one list and in one variable.
+_UNUSED = 3
+
+
+class Packed(NamedTuple):
+    """A value as it is sent.
+
+    Attributes:
+        pickle: the pickle, in pieces.
+        buffers: what is not in the pickle: the arrays' own memory, not copies of it.
+    """
+
+    pickle: Sequence[bytes]
+    buffers: Sequence[memoryview]
+
+
+NOTHING = Packed((), ())
 
 
 class Block:
@@ -100,22 +114,25 @@ class Line:
         self.connection = connection
         self._outgoing = outgoing
         self._incoming = incoming
+        # The parts of the last message: fresh memory costs more than what is copied into it.
+        self._spare: list[bytearray] = []
 
-    def send(self, kind: int, parts: Parts = ()) -> None:
+    def send(self, kind: int, packed: Packed = NOTHING) -> None:
         """Send what `pack` returned.
 
         Raises:
             EOFError: the other side is gone.
             OSError: there is no room for it. Nothing was sent.
         """
-        sizes = array("Q", [len(part) for part in parts])
-        views = [memoryview(sizes).cast("B"), *[memoryview(part) for part in parts]]
+        pieces, buffers = packed
+        sizes = array("Q", [sum(map(len, pieces)), *map(len, buffers)])
+        views = [memoryview(sizes).cast("B"), *[memoryview(piece) for piece in pieces], *buffers]
         if self._outgoing is not None:
             self._outgoing.write(views)
         try:
-            self.connection.send_bytes(_HEADER.pack(kind, len(parts)))
+            self.connection.send_bytes(_HEADER.pack(kind, len(sizes)))
             if self._outgoing is None:
-                for view in views:
+                for view in (views[0], memoryview(b"".join(pieces)), *buffers):
                     self.connection.send_bytes(view)
         except OSError as exc:
             raise EOFError from exc
@@ -130,12 +147,22 @@ class Line:
             kind, count = _HEADER.unpack(self.connection.recv_bytes())
             sizes = array("Q", bytes(8 * count))
             offset = self._fill(memoryview(sizes).cast("B"), 0)
-            parts = [bytearray(size) for size in sizes]
+            parts = self._room(sizes)
             for part in parts:
                 offset = self._fill(memoryview(part), offset)
         except OSError as exc:
             raise EOFError from exc
         return kind, parts
+
+    def _room(self, sizes: Sequence[int]) -> list[bytearray]:
+        # Whatever looks at a part, such as an array, refers to it.
+        unused: dict[int, list[bytearray]] = {}
+        for part in self._spare:
+            if sys.getrefcount(part) == _UNUSED:
+                unused.setdefault(len(part), []).append(part)
+        parts = [unused[n].pop() if unused.get(n) else bytearray(n) for n in sizes]
+        self._spare = parts[1:]
+        return parts
 
     def _fill(self, part: memoryview, offset: int) -> int:
         if self._incoming is not None:
@@ -144,23 +171,29 @@ class Line:
         return offset
 
 
-def pack(value: object) -> list[memoryview]:
+class _Pieces(list[bytes]):
+    """A file to pickle into. What is large comes as the object itself, and is not copied."""
+
+    def write(self, piece: bytes) -> None:
+        self.append(piece)
+
+
+def pack(value: object) -> Packed:
     """Return a pickle of a value, and the buffers of the arrays and tensors in it.
 
-    The buffers are the arrays' own memory, not copies, if that is contiguous.
+    What is contiguous is not copied.
     """
-    buffers: list[pickle.PickleBuffer] = []
-    stream = io.BytesIO()
+    pieces, buffers = _Pieces(), list[pickle.PickleBuffer]()
     torch = sys.modules.get("torch")
     if torch is None or not hasattr(torch, "Tensor"):
-        pickle.Pickler(stream, 5, buffer_callback=buffers.append).dump(value)
+        pickle.Pickler(pieces, 5, buffer_callback=buffers.append).dump(value)
     else:
-        _TensorPickler(torch, stream, 5, buffer_callback=buffers.append).dump(value)
-    return [stream.getbuffer(), *(buffer.raw() for buffer in buffers)]
+        _TensorPickler(torch, pieces, 5, buffer_callback=buffers.append).dump(value)
+    return Packed(pieces, [buffer.raw() for buffer in buffers])
 
 
-def unpack(parts: Parts) -> Any:
-    """Return the value that was packed; its arrays and tensors own the parts from now on."""
+def unpack(parts: Sequence[bytearray]) -> Any:
+    """Return the value that was packed. Its arrays and tensors are views of the parts."""
     return pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301  our own process sent it
 
 
