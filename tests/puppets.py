@@ -83,7 +83,7 @@ class Echo:
         self.first = None
 
     def infer(self, items):
-        if items == ["first"]:
+        if isinstance(items[0], str) and items[0] == "first":
             return [self.first]
         if self.first is None:
             self.first = items[0]

@@ -22,8 +22,8 @@ FLOORS = [
     {"_engine", "_lifecycle"},
     {"_gate", "_options", "_outcomes", "_scheduler"},
     {"_device", "_process"},
-    {"_arguments", "_bisection", "_hosts", "_interpreter", "_model", "_policy", "_statistics"}
-    | {"_deadline_headers", "_inbox", "_problems"},
+    {"_arguments", "_bisection", "_hosts", "_interpreter", "_model", "_policy", "_spawned"}
+    | {"_deadline_headers", "_inbox", "_problems", "_statistics"},
     {"_child", "_selection"},
     {"_latency", "_queue"},
     {"_delivery", "_errors", "_lane", "_fitting", "_shared", "_timings"},

@@ -12,7 +12,9 @@ from trio_batcher import (
     BatcherClosed,
     BatcherCrashed,
     BatcherError,
+    ChildDied,
     DeadlineUnreachable,
+    DeviceLost,
     ModelError,
     Overloaded,
     ResultCountError,
@@ -26,6 +28,8 @@ ONE_OF_EACH = [
     BatcherCrashed("crashed"),
     ModelError("failed", batch_size=3),
     ResultCountError(8, 7),
+    ChildDied("died", exit_code=-9),
+    DeviceLost("lost"),
 ]
 
 

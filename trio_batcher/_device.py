@@ -168,6 +168,8 @@ class Device(Generic[T]):
         size, started = len(inputs), self._now()
         try:
             results = await self._await(self._call, inputs)
+        except DeviceLost:
+            raise
         # As above, but a cancellation passes.
         except (Exception, SystemExit, KeyboardInterrupt) as exc:  # noqa: BLE001
             return self._raised(exc, started)

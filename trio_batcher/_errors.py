@@ -78,9 +78,10 @@ class BatcherCrashed(BatcherError):
 class DeviceLost(BatcherError):
     """A model can run no more batches; why is the ``__cause__``, if there is more to say.
 
-    With ``run_in="process"``: its process died, and could not be started again. Requests that
-    it held go to the other replicas. It is the ``__cause__`` of `BatcherCrashed` if there are none,
-    and raised on entering if it comes during the warm-up.
+    With ``run_in="process"``: its process died, and could not be started again. Any model may
+    raise it, to be used no more. The requests that it held go to the other replicas. It is the
+    ``__cause__`` of `BatcherCrashed` if there are none, and raised on entering if it comes during
+    the warm-up.
     """
 
 

@@ -69,12 +69,14 @@ class RequestQueue(Generic[T]):
 
     def put_back(self, requests: Sequence[Request[T]]) -> None:
         """Queue requests again, in this order, before those of the same deadline."""
-        for request in reversed(requests):
-            self._returned += 1
-            deadline, weight = request.deadline, request.weight
-            lanes = self.due if deadline < inf else self.undue
-            lane = lanes.get(weight) or self._new_lane(lanes, weight)
-            lane.put_back((deadline, -self._returned, request))
+        entries: dict[tuple[float, bool], list[Entry[T]]] = {}
+        for number, request in enumerate(requests, -self._returned - len(requests)):
+            key = request.weight, request.deadline < inf
+            entries.setdefault(key, []).append((request.deadline, number, request))
+        for (weight, due), those in entries.items():
+            lanes = self.due if due else self.undue
+            (lanes.get(weight) or self._new_lane(lanes, weight)).put_back(those)
+        self._returned += len(requests)
         self.size += len(requests)
 
     def _new_lane(self, lanes: dict[float, Lane[T]], weight: float) -> Lane[T]:
