@@ -105,8 +105,9 @@ async def test_a_poison_input_fails_alone(poison, monkeypatch):
         codes = {"exit": 7, "kill": -signal.SIGKILL, "segfault": -signal.SIGSEGV}
         assert error.__cause__.exit_code == codes[poison]
         assert ("exit code 7" if poison == "exit" else "killed by SIG") in str(error)
-        # The batch twice, and from each level down to the input itself the half that it is in.
-        assert statistics.restarts == 7
+        # The batch twice, and from each level down to the input itself the half that it is in:
+        # after each a new process, unless that run was the last.
+        assert statistics.restarts in (6, 7)
 
 
 @pytest.mark.only_on("trio")
@@ -256,6 +257,7 @@ async def test_what_a_child_has_forked_does_not_hide_its_death(monkeypatch):
 async def test_a_child_that_cannot_be_started_again_crashes_the_batcher(monkeypatch):
     """Who waits is told why; `failed` is set, and leaving the block raises it."""
     monkeypatch.setattr(_process, "SHORTEST_DELAY", 0.0)
+    monkeypatch.setattr(_process, "START_ATTEMPTS", 2)
     outcomes = {}
     with Strings() as strings:
         async with host.open_nursery() as nursery:
@@ -290,6 +292,7 @@ async def test_a_child_that_cannot_be_started_again_crashes_the_batcher(monkeypa
 async def test_one_replicas_death_leaves_the_others_serving(monkeypatch):
     """Its batch goes to them, and nothing is lost."""
     monkeypatch.setattr(_process, "SHORTEST_DELAY", 0.0)
+    monkeypatch.setattr(_process, "START_ATTEMPTS", 2)
     outcomes = {}
     with Strings() as one, Strings() as other:
         replicas = [partial(Puppet, one.port), partial(Puppet, other.port)]

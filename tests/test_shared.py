@@ -63,7 +63,7 @@ def through(sender, receiver, kind, value):
 
 def copied(packed):
     """What `Line.receive` would return."""
-    return [bytearray(b"".join(packed.pickle)), *map(bytearray, packed.buffers)]
+    return [memoryview(bytearray(each)) for each in (b"".join(packed.pickle), *packed.buffers)]
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_memory_that_nobody_looks_at_is_used_again(lines, numpy):
 
 
 def test_a_tensor_keeps_its_memory_from_being_used_again(lines, torch):
-    """Though it does not lock it, as an array does."""
+    """As an array does, also if all that is kept is a view of it."""
     ours, theirs = lines
     kept = []
     for value in range(3):
@@ -262,3 +262,18 @@ def test_a_failed_start_leaves_nothing_open(monkeypatch):
     for block in blocks:
         with pytest.raises(OSError, match="descriptor"):
             Block(block.fd).close()
+
+
+def test_whatever_looks_at_the_memory_keeps_it(lines, numpy):
+    """A view of a view, after the array itself has gone, and what is read-only."""
+    ours, theirs = lines
+    array = numpy.arange(SIZE)
+    array.flags.writeable = False
+    value = [array, array.copy()]
+    first = through(ours, theirs, 1, value)[1]
+    views = [memoryview(first[0])[5:], memoryview(first[1]).cast("B")[8:16]]
+    del first
+    through(ours, theirs, 1, [numpy.zeros(SIZE, numpy.int64)] * 2)
+    through(ours, theirs, 1, [numpy.zeros(SIZE, numpy.int64), numpy.zeros(SIZE, numpy.int64)])
+    assert views[0][0] == 5
+    assert bytes(views[1]) == (1).to_bytes(8, sys.byteorder)

@@ -253,7 +253,7 @@ class Keeper:
                 each.close()
 
 
-def _opened(kind: int, answer: list[bytearray]) -> Any:
+def _opened(kind: int, answer: list[memoryview]) -> Any:
     if kind == Kind.DONE:
         try:
             return unpack(answer)

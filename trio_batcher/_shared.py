@@ -31,8 +31,6 @@ __all__ = ["NOTHING", "Block", "Line", "Packed", "new_block", "pack", "unpack"]
 
 # What kind of message, and how many parts it has.
 _HEADER = struct.Struct("<BQ")
-# As `sys.getrefcount` has it of an object that is in one list and in one variable.
-_UNUSED = 3
 
 
 class Packed(NamedTuple):
@@ -137,7 +135,7 @@ class Line:
         except OSError as exc:
             raise EOFError from exc
 
-    def receive(self) -> tuple[int, list[bytearray]]:
+    def receive(self) -> tuple[int, list[memoryview]]:
         """Wait for a message and return its kind and what `unpack` wants.
 
         Raises:
@@ -147,28 +145,34 @@ class Line:
             kind, count = _HEADER.unpack(self.connection.recv_bytes())
             sizes = array("Q", bytes(8 * count))
             offset = self._fill(memoryview(sizes).cast("B"), 0)
-            parts = self._room(sizes)
+            parts = [memoryview(part) for part in self._room(sizes)]
             for part in parts:
-                offset = self._fill(memoryview(part), offset)
+                offset = self._fill(part, offset)
         except OSError as exc:
             raise EOFError from exc
         return kind, parts
 
     def _room(self, sizes: Sequence[int]) -> list[bytearray]:
-        # Whatever looks at a part, such as an array, refers to it.
         unused: dict[int, list[bytearray]] = {}
-        for part in self._spare:
-            if sys.getrefcount(part) == _UNUSED:
-                unused.setdefault(len(part), []).append(part)
-        parts = [unused[n].pop() if unused.get(n) else bytearray(n) for n in sizes]
-        self._spare = parts[1:]
-        return parts
+        for part in filter(_is_unused, self._spare):
+            unused.setdefault(len(part), []).append(part)
+        self._spare = [unused[n].pop() if unused.get(n) else bytearray(n) for n in sizes]
+        return self._spare
 
     def _fill(self, part: memoryview, offset: int) -> int:
         if self._incoming is not None:
             return self._incoming.read_into(part, offset)
         self.connection.recv_bytes_into(part)
         return offset
+
+
+def _is_unused(part: bytearray) -> bool:
+    """Return whether nobody has a view of it, as every array and tensor in it has."""
+    try:
+        part.append(part.pop())  # refused as long as there is one
+    except (BufferError, IndexError):
+        return False
+    return True
 
 
 class _Pieces(list[bytes]):
@@ -192,7 +196,7 @@ def pack(value: object) -> Packed:
     return Packed(pieces, [buffer.raw() for buffer in buffers])
 
 
-def unpack(parts: Sequence[bytearray]) -> Any:
+def unpack(parts: Sequence[memoryview]) -> Any:
     """Return the value that was packed. Its arrays and tensors are views of the parts."""
     return pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301  our own process sent it
 

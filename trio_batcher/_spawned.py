@@ -74,7 +74,7 @@ class Child:
         packed: Packed,
         bell: Connection | None,
         patience: Callable[[], float],
-    ) -> tuple[int, list[bytearray]]:
+    ) -> tuple[int, list[memoryview]]:
         """Send a message, if there is a kind, and return the answer.
 
         Args:
