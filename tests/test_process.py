@@ -353,6 +353,26 @@ async def test_cancelled_while_the_model_is_made_the_child_is_killed():
     assert scope.cancelled_caught
 
 
+async def test_cancelled_during_the_warm_up_the_run_gets_a_while(monkeypatch):
+    """Then the child is killed; the block is not entered."""
+    monkeypatch.setattr(_process, "GRACE", 0.0)
+    with Strings() as strings:
+        async with host.open_nursery() as nursery:
+            with host.CancelScope() as scope:
+
+                async def lead() -> None:
+                    puppet = await strings.puppet()
+                    await puppet.follow("init")
+                    assert await puppet.step() == "infer"
+                    scope.cancel()
+                    assert await puppet.step() == ""
+
+                nursery.start_soon(lead)
+                async with in_process(partial(Puppet, strings.port), warmup=[1]):
+                    raise AssertionError
+    assert scope.cancelled_caught
+
+
 async def test_a_caller_that_leaves_a_running_batch_leaves_at_once():
     """The others in it are answered, and the child lives on."""
     outcomes = {}

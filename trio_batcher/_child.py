@@ -61,7 +61,7 @@ def main(connection: Connection, incoming: Block | None, outgoing: Block | None)
                 case Kind.CLOSE:
                     _close(model)
             answer = Kind.DONE, _packed(result)
-        except BaseException as exc:  # noqa: BLE001  the parent's to judge
+        except BaseException as exc:  # noqa: BLE001, ASYNC103  the parent's to judge
             answer = Kind.FAILED, _packed_error(exc)
         # Not to be kept alive until the next batch.
         result, parts = None, []

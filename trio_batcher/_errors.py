@@ -86,7 +86,7 @@ class DeviceLost(BatcherError):
 
 
 class ChildDied(BatcherError):
-    """A model's process died, as by a signal, a segmentation fault or `os._exit`.
+    """A model's process died, as by a signal, a segmentation fault or ``os._exit``.
 
     It is the ``__cause__`` of a `ModelError`, if an input has killed the process each time that
     it was run; raised on entering, if the process dies before the model is made; raised on

@@ -273,4 +273,4 @@ def _ordinary(function: Callable[..., Any], *args: Any) -> None:
         raise
     except BaseException as exc:
         msg = f"the model raised {exc!r}"
-        raise RuntimeError(msg) from exc
+        raise RuntimeError(msg) from exc  # noqa: ASYNC104
