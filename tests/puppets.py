@@ -6,10 +6,15 @@ Imported by the children too, so that it imports little.
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import socket
 import threading
+
+import trio
+
+from trio_batcher import open_batcher
 
 from .hosts import host
 from .models import PATIENCE
@@ -185,3 +190,13 @@ class String:
         for step in steps:
             assert await self.step() == step
             self.say()
+
+
+def answer_one(connection):
+    """Ask a model in a process of its own, from this one, and send what comes of it."""
+
+    async def main():
+        async with open_batcher([Doubler, Doubler], run_in="process") as batcher:
+            return await batcher.infer(21), multiprocessing.current_process().daemon
+
+    connection.send(trio.run(main))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,12 +14,9 @@ import pytest
 import trio
 
 from .models import PATIENCE
-from .puppets import Strings
+from .puppets import Strings, answer_one
 
-pytestmark = [
-    pytest.mark.trio,
-    pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's"),
-]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,6 +74,7 @@ async def ended(process):
 
 
 @pytest.mark.parametrize("doing", ["nothing", "waiting", "holding the interpreter lock"])
+@pytest.mark.trio
 async def test_no_child_survives_a_parent_that_is_killed(start, doing):
     """By SIGKILL, also in mid-batch, even while the model lets no other thread run."""
     with Strings() as strings:
@@ -93,6 +92,7 @@ async def test_no_child_survives_a_parent_that_is_killed(start, doing):
 
 
 @pytest.mark.parametrize("body", ["sys.exit(5)", "os._exit(5)"])
+@pytest.mark.trio
 async def test_no_child_survives_a_parent_that_exits(start, body):
     """In an orderly way, so that the model is closed, or all at once."""
     with Strings() as strings:
@@ -109,6 +109,7 @@ async def test_no_child_survives_a_parent_that_exits(start, body):
     assert process.returncode == 5
 
 
+@pytest.mark.trio
 async def test_ctrl_c_at_the_terminal_ends_both_in_good_order(start):
     """It tells all processes in the foreground; the child leaves when it is told to."""
     with Strings() as strings:
@@ -125,6 +126,7 @@ async def test_ctrl_c_at_the_terminal_ends_both_in_good_order(start):
     assert text.endswith("KeyboardInterrupt\n")
 
 
+@pytest.mark.trio
 async def test_a_missing_guard_is_explained(start):
     """The child imports the main module: one that starts everything at once cannot be."""
     process = start("pass", guard="")
@@ -132,3 +134,17 @@ async def test_a_missing_guard_is_explained(start):
     assert process.returncode == 1
     assert "trio_batcher._errors.ChildDied: the model's process ended before it could begin" in text
     assert "`if __name__ == '__main__':`" in text
+
+
+def test_a_daemonic_process_may_have_a_model_of_its_own():
+    """Such as a worker of Hypercorn's; it stays what it is."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=answer_one, args=(theirs,), daemon=True)
+    process.start()
+    theirs.close()
+    with ours:
+        assert ours.recv() == (42, True)
+    process.join(PATIENCE)
+    assert process.exitcode == 0
+    process.close()

@@ -6,6 +6,7 @@ import atexit
 import multiprocessing
 import os
 import signal
+import threading
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
@@ -38,10 +39,13 @@ class Child:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         self._process = context.Process(
-            target=main, args=(theirs, outgoing, incoming), name="trio_batcher model"
+            target=main,
+            args=(theirs, outgoing, incoming),
+            name="trio_batcher model",
+            daemon=False,
         )
         try:
-            with _interrupts_blocked():
+            with _interrupts_blocked(), _children_allowed():
                 self._process.start()
         except BaseException:
             ours.close()
@@ -124,6 +128,28 @@ def _how(exit_code: int | None) -> str:
         with suppress(ValueError):
             return f"killed by {signal.Signals(-exit_code).name}"
     return f"exit code {exit_code}"
+
+
+# Of the process, as the flag is that it guards.
+_allowing = threading.Lock()
+
+
+@contextmanager
+def _children_allowed() -> Iterator[None]:
+    """Let a daemonic process, such as a worker of Hypercorn's, have a child.
+
+    `multiprocessing` forbids that as the child could outlive it, which ours cannot.
+    """
+    process = multiprocessing.current_process()
+    with _allowing:
+        if not process.daemon:
+            yield
+            return
+        process.daemon = False
+        try:
+            yield
+        finally:
+            process.daemon = True
 
 
 @contextmanager
