@@ -268,9 +268,12 @@ def open_batcher(
             `math.inf` for no limit.
         limiter: the capacity of the device, a `trio.CapacityLimiter`, or under asyncio an
             `anyio.CapacityLimiter`. Each batch runs under one of its tokens. Batchers that
-            share a GPU share a limiter: between two batches a token is given up if anybody
-            else waits for it. By default each batcher has one of its own with a token for
-            each replica.
+            share a GPU share a limiter and take turns: between two batches a token is given
+            up if anybody else waits for it, and limiters serve first come, first served. So
+            nobody waits for more than one batch of each of the others, whatever their load.
+            By earliest deadline, one with tight deadlines would starve the others. Each
+            replica has turns of its own. By default each batcher has a limiter of its own
+            with a token for each replica.
         warmup: inputs that are run, repeated as needed, in batches of 1, 2, 3, 5, 9, … up to
             the maximum before the block starts, each size twice.
 

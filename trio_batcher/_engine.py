@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, assert_never
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, assert_never
 
 from ._errors import BatcherError, DeadlineUnreachable
 from ._hosts import ki_protected
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["Engine"]
 
 T = TypeVar("T")
+
+# A device, its batch, the outcomes, when that was started and when it ended.
+_Done: TypeAlias = "tuple[Device[T], Sequence[Request[T]], Sequence[Any], float, float]"
 
 _NEVER = math.inf
 
@@ -153,7 +156,7 @@ class Engine(Generic[T]):
             or len(scheduler.free) < len(scheduler.fleet.devices)
         ):
             until = self._start_bursts(nursery)
-            await self._doorbell.listen(until)
+            await self._doorbell.listen(min(until, self._look_out()))
             self._ring_at, self._ring_before = _NEVER, -_NEVER
 
     def _start_bursts(self, nursery: Nursery) -> float:
@@ -183,6 +186,18 @@ class Engine(Generic[T]):
                     assert_never(never)
         return until
 
+    def _look_out(self) -> float:
+        """Turn away whom it is too late for; return until when it is not for anybody else.
+
+        Bursts that wait for a shared limiter do not look after those who wait for them.
+        """
+        if not self._is_shared:
+            return _NEVER
+        look = self._scheduler.look_out()
+        self._refuse_hopeless(look.hopeless, look.now)
+        self._ring_before = max(self._ring_before, look.earliest)
+        return look.until
+
     def _ring(self) -> None:
         # Once is enough until the gather task has looked again.
         self._ring_at, self._ring_before = _NEVER, -_NEVER
@@ -190,13 +205,16 @@ class Engine(Generic[T]):
 
     @ki_protected
     async def _burst(self, device: Device[T]) -> None:
+        parting: list[_Done[T]] = []
         try:
             with self._faults_kept():
                 if device.is_async:
-                    await self._work_async(device)
+                    await self._work_async(device, parting)
                 else:
-                    await self._host.in_thread(self._work, device, limiter=self._limiter)
+                    await self._host.in_thread(self._work, device, parting, limiter=self._limiter)
         finally:
+            for done in parting:
+                self._deliver(*done)
             # Cancelled, or crashed, with a batch in hand: its callers must hear of it.
             with self._scheduler.lock:
                 stranded = device.batch or []
@@ -207,34 +225,36 @@ class Engine(Generic[T]):
 
     # A burst, in a worker thread or in a task
 
-    def _work(self, device: Device[T]) -> None:
+    def _work(self, device: Device[T], parting: list[_Done[T]]) -> None:
         with prompt_waking():
             batch = self._take(device)
             while batch:
                 outcomes = device.run([request.item for request in batch])
-                batch = self._go_on(device, batch, outcomes)
+                done = (device, batch, outcomes, device.started, device.ended)
+                if self._token_wanted(device, done, parting):
+                    return
+                batch = self._go_on(device, done)
 
-    def _go_on(
-        self, device: Device[T], batch: Sequence[Request[T]], outcomes: Sequence[Any]
-    ) -> list[Request[T]]:
+    def _go_on(self, device: Device[T], done: _Done[T]) -> list[Request[T]]:
         # If anybody waits for the device, that comes first. Else the answers do.
-        times, waited_for = (device.started, device.ended), self._scheduler.queue.size > 0
+        waited_for = self._scheduler.queue.size > 0
         if not waited_for:
-            self._host.post(self._deliver, device, batch, outcomes, *times)
+            self._host.post(self._deliver, *done)
         try:
-            return [] if self._token_wanted(device) else self._take(device)
+            return self._take(device)
         finally:
             if waited_for:
-                self._host.post(self._deliver, device, batch, outcomes, *times)
+                self._host.post(self._deliver, *done)
 
-    async def _work_async(self, device: Device[T]) -> None:
+    async def _work_async(self, device: Device[T], parting: list[_Done[T]]) -> None:
         await self._limiter.acquire_on_behalf_of(device)
         try:
             while batch := self._take(device):
                 outcomes = await device.run_async([request.item for request in batch])
-                self._deliver(device, batch, outcomes, device.started, device.ended)
-                if self._token_wanted(device):
+                done = (device, batch, outcomes, device.started, device.ended)
+                if self._token_wanted(device, done, parting):
                     return
+                self._deliver(*done)
         finally:
             self._limiter.release_on_behalf_of(device)
 
@@ -246,12 +266,16 @@ class Engine(Generic[T]):
             self._host.post(self._ring)
         return taken.batch
 
-    def _token_wanted(self, device: Device[T]) -> bool:
-        """Whether somebody else waits for the limiter: then the burst ends here."""
+    def _token_wanted(self, device: Device[T], done: _Done[T], parting: list[_Done[T]]) -> bool:
+        """Whether somebody else waits for the limiter: then the burst ends here.
+
+        What is done is delivered when the token is on its way: for the next one a device idles.
+        """
         if not self._is_shared or not self._limiter.statistics().tasks_waiting:
             return False
         with self._scheduler.lock:
             device.put_down()
+        parting.append(done)
         return True
 
     # Outcomes, in the event loop
@@ -322,14 +346,4 @@ class Engine(Generic[T]):
 
     def statistics(self) -> BatcherStatistics:
         """Return a snapshot."""
-        with self._scheduler.lock:
-            devices = self._scheduler.fleet.devices
-            return self.outcomes.snapshot(
-                accepted=self._scheduler.queue.added,
-                waiting=self._scheduler.queue.size,
-                peak_waiting=self._scheduler.queue.peak,
-                batch_sizes=self._scheduler.batch_sizes,
-                busy=tuple(device.busy for device in devices),
-                reruns=sum(device.reruns for device in devices),
-                latency=tuple(device.latency.fit for device in devices),
-            )
+        return self._scheduler.reported(self.outcomes.snapshot)

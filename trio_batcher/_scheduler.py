@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from ._device import Device, Fleet
 from ._policy import Decision, Dispatch, Limits, decide, plan
 from ._queue import Request, RequestQueue
+from ._selection import ROUNDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Scheduler", "Taken", "planning"]
+    from ._statistics import BatcherStatistics
+
+__all__ = ["Outlook", "Scheduler", "Taken", "planning"]
 
 T = TypeVar("T")
 
@@ -44,6 +47,22 @@ class Taken(NamedTuple, Generic[T]):
     hopeless: list[Request[T]]
     now: float
     unclaimed: bool
+
+
+class Outlook(NamedTuple, Generic[T]):
+    """What is to be done for those who wait for a burst that has not begun.
+
+    Attributes:
+        hopeless: those to be turned away; they have left the queue.
+        now: when that was decided.
+        until: when to look again, unless somebody more urgent comes.
+        earliest: the most urgent deadline that is left; -inf if nobody is to be looked after.
+    """
+
+    hopeless: list[Request[T]]
+    now: float
+    until: float
+    earliest: float
 
 
 def planning(deciding: float, running: float) -> tuple[float, float]:
@@ -97,6 +116,19 @@ class Scheduler(Generic[T]):
             device.starting = isinstance(decision, Dispatch)
         return decision, now
 
+    def look_out(self) -> Outlook[T]:
+        """Return whom no device could serve in time any more, if a burst has yet to begin."""
+        with self.lock:
+            now = self._now()
+            if not self.fleet.starting():
+                return Outlook([], now, math.inf, -math.inf)
+            alone = self.fleet.earliest_end(now) - now
+            # Beyond rounding: when it is time to look again, somebody is hopeless.
+            hopeless = self.queue.due_before(now + alone + ROUNDING)
+            self.queue.remove_all(hopeless)
+            earliest = self.queue.earliest_deadline
+        return Outlook(hopeless, now, earliest - alone, earliest)
+
     def take(self, device: Device[T]) -> Taken[T]:
         """Give a device the best batch there is at this instant.
 
@@ -142,6 +174,20 @@ class Scheduler(Generic[T]):
             hopeless = self.queue.due_before(self.fleet.earliest_end(now))
             self.queue.remove_all(hopeless)
         return hopeless
+
+    def reported(self, snapshot: Callable[..., BatcherStatistics]) -> BatcherStatistics:
+        """Return a snapshot, given one of the outcomes."""
+        with self.lock:
+            devices = self.fleet.devices
+            return snapshot(
+                accepted=self.queue.added,
+                waiting=self.queue.size,
+                peak_waiting=self.queue.peak,
+                batch_sizes=self.batch_sizes,
+                busy=tuple(device.busy for device in devices),
+                reruns=sum(device.reruns for device in devices),
+                latency=tuple(device.latency.fit for device in devices),
+            )
 
     def _decide(self, device: Device[T], now: float) -> Decision[T]:
         decision = decide(
