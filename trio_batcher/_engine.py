@@ -162,7 +162,7 @@ class Engine(Generic[T]):
     def _start_bursts(self, nursery: Nursery) -> float:
         """Start what can be started; return until when to sleep unless the doorbell rings."""
         until = _NEVER
-        for device in self._scheduler.free[::-1]:
+        for device in self._scheduler.by_speed():
             # A burst takes its batch once it runs: what those on their way will take still
             # waits. Another device is worth starting for the rest only.
             spoken_for = self._max_batch_size * self._scheduler.fleet.starting()

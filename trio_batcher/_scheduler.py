@@ -12,7 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from ._device import Device, Fleet
-from ._policy import Decision, Dispatch, Limits, decide, plan
+from ._policy import Decision, Dispatch, Limits, WaitUntil, decide, plan
 from ._queue import Request, RequestQueue
 from ._selection import ROUNDING
 
@@ -40,7 +40,7 @@ class Taken(NamedTuple, Generic[T]):
         batch: the requests to run; empty if the device has to wait.
         hopeless: those to be turned away.
         now: when that was decided.
-        unclaimed: whether requests are left that another, free device could look at.
+        unclaimed: whether another, free device should look at who is left, or comes from now on.
     """
 
     batch: list[Request[T]]
@@ -105,6 +105,20 @@ class Scheduler(Generic[T]):
         self._limits = limits
         self._now = now
 
+    def by_speed(self) -> list[Device[T]]:
+        """Return the free devices, those first that would be done first.
+
+        Those of which nothing is known come first, so that they are tried. Of equals it is the
+        one that was busy last.
+        """
+        if len(self.free) <= 1:
+            return [*self.free]
+        latest = self.free[::-1]
+        with self.lock:
+            size = min(max(1, self.queue.size), self._limits.max_batch_size)
+            seconds = {device: device.expected_seconds(size) for device in latest}
+        return sorted(latest, key=seconds.__getitem__)
+
     def look(self, device: Device[T]) -> tuple[Decision[T], float]:
         """Return what a free device should do, and when that was decided.
 
@@ -135,7 +149,7 @@ class Scheduler(Generic[T]):
         If it was planned, those whom that makes hopeless are found by `note_delivery`.
         """
         with self.lock:
-            plan = device.plan
+            plan, beginning = device.plan, device.starting
             device.put_down()
             now, batch, hopeless = self._now(), list[Request[T]](), list[Request[T]]()
             if plan:
@@ -155,8 +169,8 @@ class Scheduler(Generic[T]):
                 self.fleet.changed = True
                 if device.deciding:
                     self._plan_later(device, now)
-            # Others were not started for these because this burst was on its way.
-            unclaimed = bool(self.free) and self.queue.size > 0
+            # While this burst was on its way no other was started, nor is one for who comes now.
+            unclaimed = bool(self.free) and (beginning or self.queue.size > 0)
         return Taken(batch, hopeless, now, unclaimed)
 
     def note_delivery(self, device: Device[T], now: float, seconds: float) -> list[Request[T]]:
@@ -201,6 +215,10 @@ class Scheduler(Generic[T]):
         )
         if decision.hopeless:
             self.queue.remove_all(decision.hopeless)
+        if isinstance(decision, Dispatch) and len(self.fleet.devices) > 1:
+            late = self.fleet.sooner_elsewhere(device, now, self.queue)
+            if late > now:
+                return WaitUntil(late, decision.hopeless)
         return decision
 
     # Planning ahead: what is decided while a device runs, it need not wait for
