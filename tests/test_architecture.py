@@ -19,6 +19,8 @@ FLOORS = [
     {"fastapi", "quart", "serving"},
     {"_batcher", "asgi"},
     {"_engine", "_lifecycle"},
+    {"_bursts"},
+    {"_overlap"},
     {"_gate", "_options", "_outcomes", "_scheduler"},
     {"_device"},
     {"_arguments", "_bisection", "_hosts", "_interpreter", "_model", "_policy", "_statistics"}

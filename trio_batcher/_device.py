@@ -50,6 +50,10 @@ class Device(Generic[T]):
         ended: when its last run ended.
         busy: seconds its model has spent running.
         reruns: runs made to find what a batch failed on.
+        overlaps: its model can be launched, to prepare a batch while another one runs.
+        staged: requests in hand beside `batch`: launched behind it, or failed before it. Guarded.
+        lead: how long it takes until a batch is launched. Guarded likewise.
+        now: the time.
     """
 
     def __init__(self, source: ModelSource, max_batch_size: int, host: Host) -> None:
@@ -66,10 +70,14 @@ class Device(Generic[T]):
         self.busy = 0.0
         self.reruns = 0
         self.started = 0.0
+        self.overlaps = False
+        self.staged: list[Request[T]] = []
+        self.lead = DeliveryModel()
+        self.now = self._now = host.now
         self._source = source
-        self._now = host.now
         self._await = host.call
         self._call: Callable[[list[T]], Any] = _not_loaded
+        self._launch: Callable[[list[T]], Callable[[], Any]] = _not_loaded
         self._close: Callable[[], None] | None = None
         if source.factory is None:
             self._adopt(source.model)
@@ -95,6 +103,8 @@ class Device(Generic[T]):
     def _adopt(self, model: Any) -> None:
         if self._source.is_inference_model:
             self._call, self._close = model.infer, getattr(model, "close", None)
+            self._launch = getattr(model, "launch", _not_loaded)
+            self.overlaps = self._launch is not _not_loaded and getattr(model, "overlaps", True)
         else:
             self._call = model
 
@@ -106,7 +116,10 @@ class Device(Generic[T]):
 
     def run(self, items: list[T]) -> list[Any]:
         """Run a batch in this thread and return an outcome for each item."""
-        attempt = self._attempt(list(items))
+        return self.outcomes(items, self._attempt(list(items)))
+
+    def outcomes(self, items: list[T], attempt: Attempt) -> list[Any]:
+        """Return an outcome for each item, given what the whole batch came to, in this thread."""
         if isinstance(attempt, Returned):
             return checked(attempt.results, len(items))
         runs = outcomes_of(items)
@@ -134,7 +147,32 @@ class Device(Generic[T]):
             self.reruns += 1
             attempt = await self._attempt_async(inputs)
 
+    def try_launch(self, inputs: list[T]) -> Callable[[], Any] | Raised:
+        """Launch a batch; return what waits for it, or what that raised."""
+        try:
+            return self._launch(inputs)
+        except BaseException as exc:  # noqa: BLE001, ASYNC103  as below
+            return Raised(exc)  # noqa: ASYNC104
+
+    def try_collect(
+        self, collect: Callable[[], Any] | Raised, size: int, begun: float, launched: float
+    ) -> Attempt:
+        """Wait for a batch that was launched. The time before another one had ended is not its."""
+        begun, launched = max(begun, self.ended), max(launched, self.ended)
+        if isinstance(collect, Raised):
+            return self._raised(collect.error, max(begun, launched))
+        try:
+            results = collect()
+        except BaseException as exc:  # noqa: BLE001, ASYNC103  as below
+            return self._raised(exc, begun)  # noqa: ASYNC104
+        self.busy += launched - begun
+        return self._returned(results, size, launched)
+
     def _attempt(self, inputs: list[T]) -> Attempt:
+        if self.overlaps:
+            size, begun = len(inputs), self._now()
+            collect = self.try_launch(inputs)
+            return self.try_collect(collect, size, begun, self._now())
         size, started = len(inputs), self._now()
         try:
             results = self._call(inputs)
@@ -188,6 +226,7 @@ class Device(Generic[T]):
         """Note that no batch is running. The scheduler's lock is held."""
         self.starting = False
         self.batch = self.plan = None
+        self.staged = []
         self.plan_from = math.inf
         # What it taught is wanted at once, but later on not so much that a device waits for it.
         if self.latency.young:
@@ -203,14 +242,21 @@ class Device(Generic[T]):
         return self.latency.bounds[1] + self.delivery.seconds
 
     def free_at(self) -> float:
-        """Return when its batch should end; -inf without one or if nobody knows. Lock held."""
+        """Return when what it has in hand should end; -inf if nobody knows. Lock held."""
         if self.batch is None or not self.latency.trusted(self.started):
             return -math.inf
-        return self.started + self.latency.expected[len(self.batch)]
+        expected = self.latency.expected
+        # What is staged may be two batches that failed, of which neither is larger than can be.
+        staged = min(len(self.staged), len(expected) - 1)
+        return self.started + expected[len(self.batch)] + expected[staged]
+
+    def next_start(self, now: float) -> float:
+        """Return when a batch that is composed now would have the device. The lock is held."""
+        return max(now + self.lead.seconds, self.free_at()) if self.overlaps else now
 
     def done_at(self, now: float) -> float:
         """Return when it could be done with a batch of one. The lock is held."""
-        return max(now, self.free_at()) + self.alone(now)
+        return max(now + self.lead.seconds, self.free_at()) + self.alone(now)
 
     def expected_seconds(self, size: int) -> float:
         """Return what a batch should take, until it is delivered; 0 if nobody knows. Lock held."""
@@ -247,7 +293,8 @@ class Fleet(Generic[T]):
         self.changed = False
         self.busy_until = max(device.free_at() for device in self.devices)
         self.alone = max(
-            device.latency.bounds[1] + device.delivery.seconds for device in self.devices
+            device.lead.seconds + device.latency.bounds[1] + device.delivery.seconds
+            for device in self.devices
         )
 
     def starting(self) -> int:
@@ -276,7 +323,7 @@ class Fleet(Generic[T]):
             return -math.inf
         here = now + _SOONER * device.expected_seconds(size)
         for other in self.devices:
-            if other is device or other.batch is None or other.free_at() == -math.inf:
+            if other is device or not other.batch or other.staged or other.free_at() == -math.inf:
                 continue
             over = other.started + other.latency.bounds[len(other.batch)]
             last = over + other.latency.bounds[largest] + other.delivery.seconds

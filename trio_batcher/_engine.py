@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, assert_never
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, assert_never
 
+from ._bursts import Bursts
 from ._errors import BatcherError, DeadlineUnreachable
 from ._hosts import ki_protected
-from ._interpreter import prompt_waking
 from ._outcomes import Group, Outcomes, closing_error, overload_error
 from ._policy import Dispatch, Idle, Limits, WaitUntil
 from ._scheduler import Scheduler
@@ -29,6 +29,7 @@ from ._scheduler import Scheduler
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from ._bursts import Done
     from ._device import Device
     from ._hosts import CapacityLimiter, Host, Nursery
     from ._queue import Request
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["Engine"]
 
 T = TypeVar("T")
-
-# A device, its batch, the outcomes, when that was started and when it ended.
-_Done: TypeAlias = "tuple[Device[T], Sequence[Request[T]], Sequence[Any], float, float]"
 
 _NEVER = math.inf
 
@@ -60,9 +58,14 @@ class Engine(Generic[T]):
         self._scheduler = Scheduler(devices, limits, host.now)
         self._max_batch_size = limits.max_batch_size
         self.max_queue_size = max_queue_size
-        # A limiter of our own has a token for each device: nobody waits for one.
-        self._is_shared = limiter is not None
-        self._limiter = host.limiter(len(devices)) if limiter is None else limiter
+        self._bursts = Bursts(
+            host,
+            self._scheduler,
+            limiter,
+            deliver=self._deliver,
+            refuse=self._refuse_hopeless,
+            ring=self._ring,
+        )
         self._doorbell = host.doorbell()
         # A new request wakes the gather task if the queue is so long, or its deadline so near.
         self._ring_at: float = _NEVER
@@ -191,7 +194,7 @@ class Engine(Generic[T]):
 
         Bursts that wait for a shared limiter do not look after those who wait for them.
         """
-        if not self._is_shared:
+        if not self._bursts.shared:
             return _NEVER
         look = self._scheduler.look_out()
         self._refuse_hopeless(look.hopeless, look.now)
@@ -205,78 +208,20 @@ class Engine(Generic[T]):
 
     @ki_protected
     async def _burst(self, device: Device[T]) -> None:
-        parting: list[_Done[T]] = []
+        parting: list[Done[T]] = []
         try:
             with self._faults_kept():
-                if device.is_async:
-                    await self._work_async(device, parting)
-                else:
-                    await self._host.in_thread(self._work, device, parting, limiter=self._limiter)
+                await self._bursts.run(device, parting)
         finally:
             for done in parting:
                 self._deliver(*done)
             # Cancelled, or crashed, with a batch in hand: its callers must hear of it.
             with self._scheduler.lock:
-                stranded = device.batch or []
+                stranded = [*(device.batch or ()), *device.staged]
                 device.put_down()
             self._turn_away(stranded)
             self._scheduler.free.append(device)
             self._ring()
-
-    # A burst, in a worker thread or in a task
-
-    def _work(self, device: Device[T], parting: list[_Done[T]]) -> None:
-        with prompt_waking():
-            batch = self._take(device)
-            while batch:
-                outcomes = device.run([request.item for request in batch])
-                done = (device, batch, outcomes, device.started, device.ended)
-                if self._token_wanted(device, done, parting):
-                    return
-                batch = self._go_on(device, done)
-
-    def _go_on(self, device: Device[T], done: _Done[T]) -> list[Request[T]]:
-        # If anybody waits for the device, that comes first. Else the answers do.
-        waited_for = self._scheduler.queue.size > 0
-        if not waited_for:
-            self._host.post(self._deliver, *done)
-        try:
-            return self._take(device)
-        finally:
-            if waited_for:
-                self._host.post(self._deliver, *done)
-
-    async def _work_async(self, device: Device[T], parting: list[_Done[T]]) -> None:
-        await self._limiter.acquire_on_behalf_of(device)
-        try:
-            while batch := self._take(device):
-                outcomes = await device.run_async([request.item for request in batch])
-                done = (device, batch, outcomes, device.started, device.ended)
-                if self._token_wanted(device, done, parting):
-                    return
-                self._deliver(*done)
-        finally:
-            self._limiter.release_on_behalf_of(device)
-
-    def _take(self, device: Device[T]) -> list[Request[T]]:
-        taken = self._scheduler.take(device)
-        if taken.hopeless:
-            self._host.post(self._refuse_hopeless, taken.hopeless, taken.now)
-        if taken.batch and taken.unclaimed:
-            self._host.post(self._ring)
-        return taken.batch
-
-    def _token_wanted(self, device: Device[T], done: _Done[T], parting: list[_Done[T]]) -> bool:
-        """Whether somebody else waits for the limiter: then the burst ends here.
-
-        What is done is delivered when the token is on its way: for the next one a device idles.
-        """
-        if not self._is_shared or not self._limiter.statistics().tasks_waiting:
-            return False
-        with self._scheduler.lock:
-            device.put_down()
-        parting.append(done)
-        return True
 
     # Outcomes, in the event loop
 
@@ -340,6 +285,7 @@ class Engine(Generic[T]):
 
     def _empty(self) -> None:
         self._scheduler.closing = True
+        self._bursts.emptied.set()
         with self._scheduler.lock:
             waiting = self._scheduler.queue.clear()
         self._turn_away(waiting)

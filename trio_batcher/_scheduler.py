@@ -31,6 +31,9 @@ _AHEAD, _PART = 16.0, 0.5
 # It is planned anew after so many times that, as the plan without those who have come meanwhile is
 # a worse one; and less often if all plans together would take more than this part of the run.
 _AGAIN, _SHARE = 2.0, 0.03
+# A batch is composed as if the one before took so much of what is expected: it is noticed that a
+# device has become quicker only if it is asked before it should be ready.
+_EARLY = 7.0 / 8.0
 
 
 class Taken(NamedTuple, Generic[T]):
@@ -160,7 +163,8 @@ class Scheduler(Generic[T]):
                 if isinstance(decision, Dispatch):
                     batch = decision.batch
                     # An async model runs where decisions are made: it would wait for a plan, too.
-                    if decision.chosen and not device.is_async:
+                    # So would one that overlaps, which chooses while it runs.
+                    if decision.chosen and not (device.is_async or device.overlaps):
                         device.deciding = self._now() - now
             if batch:
                 self.queue.remove_all(batch)
@@ -172,6 +176,47 @@ class Scheduler(Generic[T]):
             # While this burst was on its way no other was started, nor is one for who comes now.
             unclaimed = bool(self.free) and (beginning or self.queue.size > 0)
         return Taken(batch, hopeless, now, unclaimed)
+
+    # Devices that overlap: the next batch is taken while one runs
+
+    def stage_at(self, device: Device[T]) -> float | None:
+        """Return when to compose the batch behind the one that runs; `None` if nobody knows."""
+        with self.lock:
+            if device.batch is None or not device.latency.trusted(device.started):
+                return None
+            seconds = _EARLY * device.latency.expected[len(device.batch)]
+            return device.started + seconds - device.lead.seconds
+
+    def stage(self, device: Device[T]) -> Taken[T]:
+        """Give a device the best batch for when it should be free."""
+        with self.lock:
+            now, batch = self._now(), list[Request[T]]()
+            decision = self._decide(device, now)
+            if isinstance(decision, Dispatch):
+                device.staged = batch = decision.batch
+                self.queue.remove_all(batch)
+                self.batch_sizes[len(batch)] += 1
+                self.fleet.changed = True
+            unclaimed = bool(self.free) and self.queue.size > 0
+        return Taken(batch, decision.hopeless, now, unclaimed)
+
+    def note_launch(self, device: Device[T], now: float, seconds: float) -> None:
+        """Learn that a launch was over now and has taken so long."""
+        with self.lock:
+            device.lead.observe(seconds)
+            self.fleet.changed = True
+            if not device.staged:
+                device.started = now
+
+    def advance(
+        self, device: Device[T], batch: list[Request[T]], started: float, in_hand: list[Request[T]]
+    ) -> None:
+        """Note that what was staged runs, since then, and what else the device has in hand."""
+        with self.lock:
+            device.batch, device.started, device.staged = batch, started, in_hand
+            self.fleet.changed = True
+            if device.latency.young:
+                device.learn()
 
     def note_delivery(self, device: Device[T], now: float, seconds: float) -> list[Request[T]]:
         """Learn from a batch whose results were delivered now, ``seconds`` after its end.
@@ -206,7 +251,7 @@ class Scheduler(Generic[T]):
     def _decide(self, device: Device[T], now: float) -> Decision[T]:
         decision = decide(
             self.queue,
-            now=now,
+            now=device.next_start(now),
             latency=device.latency,
             limits=self._limits,
             others_done_at=self.fleet.others_done_at(device, now),
