@@ -52,6 +52,7 @@ class Device(Generic[T]):
         reruns: runs made to find what a batch failed on.
         overlaps: its model can be launched, to prepare a batch while another one runs.
         staged: requests in hand beside `batch`: launched behind it, or failed before it. Guarded.
+        latest: the size of the last batch that was launched and collected, and what it took.
         lead: how long it takes until a batch is launched. Guarded likewise.
         now: the time.
     """
@@ -72,6 +73,7 @@ class Device(Generic[T]):
         self.started = 0.0
         self.overlaps = False
         self.staged: list[Request[T]] = []
+        self.latest = 0, 0.0
         self.lead = DeliveryModel()
         self.now = self._now = host.now
         self._source = source
@@ -166,7 +168,9 @@ class Device(Generic[T]):
         except BaseException as exc:  # noqa: BLE001, ASYNC103  as below
             return self._raised(exc, begun)  # noqa: ASYNC104
         self.busy += launched - begun
-        return self._returned(results, size, launched)
+        returned = self._returned(results, size, launched)
+        self.latest = size, self.ended - launched
+        return returned
 
     def _attempt(self, inputs: list[T]) -> Attempt:
         if self.overlaps:
@@ -261,7 +265,7 @@ class Device(Generic[T]):
     def expected_seconds(self, size: int) -> float:
         """Return what a batch should take, until it is delivered; 0 if nobody knows. Lock held."""
         seconds = self.latency.expected[size]
-        return seconds and seconds + self.delivery.seconds
+        return seconds and self.lead.seconds + seconds + self.delivery.seconds
 
     def expected_end(self, now: float) -> float:
         """Return when it should be free, as far as one can tell. The lock is held."""

@@ -31,8 +31,8 @@ _AHEAD, _PART = 16.0, 0.5
 # It is planned anew after so many times that, as the plan without those who have come meanwhile is
 # a worse one; and less often if all plans together would take more than this part of the run.
 _AGAIN, _SHARE = 2.0, 0.03
-# A batch is composed as if the one before took so much of what is expected: it is noticed that a
-# device has become quicker only if it is asked before it should be ready.
+# The next batch is composed as if the one that runs took so much of what is expected, or of what
+# the last one has shown: what a device takes is known only if it is asked before it is ready.
 _EARLY = 7.0 / 8.0
 
 
@@ -184,8 +184,11 @@ class Scheduler(Generic[T]):
         with self.lock:
             if device.batch is None or not device.latency.trusted(device.started):
                 return None
-            seconds = _EARLY * device.latency.expected[len(device.batch)]
-            return device.started + seconds - device.lead.seconds
+            expected, size = device.latency.expected, len(device.batch)
+            seconds = expected[size]
+            if device.latest[0]:
+                seconds *= min(1.0, device.latest[1] / expected[device.latest[0]])
+            return device.started + _EARLY * seconds - device.lead.seconds
 
     def stage(self, device: Device[T]) -> Taken[T]:
         """Give a device the best batch for when it should be free."""

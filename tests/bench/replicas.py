@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 MOST = 32
 # Percent of the sum of both alone; of the latency of the fast one alone, at most; of the bound on
 # goodput, the mean and the least; of the throughput of one batcher that two have by turns; of the
-# time that a device with overlap is busy.
+# time that a device is busy without preparation, with it and overlap.
 SUM_GOAL, LIGHT_GOAL, GOODPUT_GOALS, TURNS_GOAL = 95.0, 102.0, (95.0, 86.0), 70.0
 OVERLAP_GOAL = 93.0
 HOST_SECONDS, DEVICE_SECONDS = 0.003, 0.005
@@ -235,12 +235,19 @@ def real(seconds: float, rounds: int) -> bool:
     quick = Speed(0.005, 0.0)
     shares = [100 * rate([quick], [quick], shared=True) / rate([quick]) for _ in range(rounds)]
     met &= _line("  turns on one device, 5 ms batches, of one batcher alone", shares, TURNS_GOAL)
-    met &= _line("  busy without overlap", [duty(overlaps=False) for _ in range(rounds)], 0.0)
-    shares = [duty(overlaps=True) for _ in range(rounds)]
-    return met & _line("  busy with overlap", shares, OVERLAP_GOAL)
+    plain, without, overlapped = list[float](), list[float](), list[float]()
+    for _ in range(rounds):  # beside each other: the machine's speed changes
+        plain.append(100 * rate([quick]) / MOST * DEVICE_SECONDS)
+        without.append(duty(overlaps=False))
+        overlapped.append(duty(overlaps=True))
+    _line("  busy, a plain model of 5 ms", plain)
+    _line("  busy, 3 ms of preparation and 5 ms, without overlap", without)
+    _line("  busy, with overlap", overlapped)
+    shares = [100 * ours / best for ours, best in zip(overlapped, plain, strict=True)]
+    return met & _line("  with overlap, of the plain model", shares, OVERLAP_GOAL)
 
 
-def _line(label: str, shares: Sequence[float], goal: float) -> bool:
+def _line(label: str, shares: Sequence[float], goal: float = 0.0) -> bool:
     middle = median(shares)
     spread = f"{middle:.1f}% ({min(shares):.1f}-{max(shares):.1f})"
     print(f"{label:58}{spread:>22}{'' if middle >= goal else '  MISSED'}", flush=True)
