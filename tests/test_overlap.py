@@ -406,15 +406,19 @@ async def test_if_the_batcher_fails_those_in_either_batch_hear_of_it(monkeypatch
     with pytest.raises(BatcherCrashed):
         async with open_batcher(model, max_batch_size=2, warmup=[0]) as batcher:
             await shut(model)
-            monkeypatch.setattr(Overlap, "_done", broken)
             async with host.open_nursery() as nursery:
                 nursery.start_soon(call, batcher, "first")
                 await model.collected()
                 for item in range(5):
                     nursery.start_soon(call, batcher, item)
                 await wait_all_tasks_blocked()
-                model.gate.release(6)
-    assert outcomes == ["crashed"] * 6
+                model.gate.release()
+                await model.collected()
+                # Two of them run, two are launched, one waits.
+                assert len(items_of(model.log, "launch")) == 3
+                monkeypatch.setattr(Overlap, "_done", broken)
+                model.gate.release(5)
+    assert outcomes == [("answer", "first"), *["crashed"] * 5]
     assert model.closed
 
 

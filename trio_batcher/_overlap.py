@@ -85,8 +85,8 @@ class Overlap(Generic[T]):
             if following is None:
                 flight = self._land([(flight, attempt)])
             elif isinstance(attempt, Returned):
-                self._advance(following)
                 self._post(self._done(flight, attempt))
+                self._advance(following)  # until here the device has both in hand
                 flight = following
             else:
                 self._advance(following, behind=flight)
