@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-demo demo test test-all lint docs bench bench-overhead bench-duty bench-latency bench-queue \
-	bench-decision bench-encoder bench-goodput bench-promises clean
+	bench-replicas bench-decision bench-encoder bench-goodput bench-promises bench-chaos bench-crossing clean
 
 help:
 	@echo "make demo         set up, measure the search app one at a time and batched, then serve it"
@@ -20,7 +20,8 @@ help:
 	@echo "make test-all     the tests on each of Python 3.11, 3.12 and 3.13 that is there, and without torch"
 	@echo "make lint         ruff, flake8-async, mypy and pyright"
 	@echo "make docs         build the documentation into docs/_build/html"
-	@echo "make bench        all benchmarks: bench-overhead, -duty, -latency, -queue, -decision, -encoder, ..."
+	@echo "make bench        all benchmarks: bench-overhead, -duty, -replicas, -latency, -queue, -decision, -encoder,"
+	@echo "                  -goodput, -promises, -chaos, -crossing"
 
 # pip is upgraded first: --group needs 25.1.
 $(VENV)/.pip:
@@ -71,13 +72,17 @@ docs: setup
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-bench: bench-overhead bench-duty bench-latency bench-queue bench-decision bench-encoder bench-goodput bench-promises
+bench: bench-overhead bench-duty bench-replicas bench-latency bench-queue bench-decision bench-encoder bench-goodput \
+	bench-promises bench-chaos bench-crossing
 
 bench-overhead: setup
 	$(BIN)/python -m tests.bench.overhead $(ARGS)
 
 bench-duty: setup
 	$(BIN)/python -m tests.bench.duty $(ARGS)
+
+bench-replicas: setup
+	$(BIN)/python -m tests.bench.replicas $(ARGS)
 
 bench-latency: setup
 	$(BIN)/python -m tests.bench.lone $(ARGS)
@@ -96,6 +101,12 @@ bench-goodput: setup
 
 bench-promises: setup
 	$(BIN)/python -m tests.bench.promises $(ARGS)
+
+bench-chaos: setup
+	$(BIN)/python -m tests.bench.chaos $(ARGS)
+
+bench-crossing: setup
+	$(BIN)/python -m tests.bench.crossing $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(VENV)-31? .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache docs/_build

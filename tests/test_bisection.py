@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from trio_batcher._bisection import Attempt, Failure, Raised, Returned, outcomes_of
-from trio_batcher._errors import ModelError, ResultCountError
+from trio_batcher._errors import ChildDied, ModelError, ResultCountError
 
 
 class PoisonError(Exception):
@@ -639,3 +639,36 @@ def test_attempts_are_values():
     assert Returned([1]) == Returned([1]) != Raised(error) == copy.copy(Raised(error))
     with pytest.raises(AttributeError):
         Raised(error).error = None
+
+
+def dying(times, poison=()):
+    """A model whose process dies so many times, and whenever any of these is among its inputs."""
+    left = [None] * times
+
+    def model(inputs):
+        if left or set(inputs) & set(poison):
+            left[:1] = []
+            raise ChildDied("killed", exit_code=-9)
+        return [answer(item) for item in inputs]
+
+    return model
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_a_process_that_was_killed_once_is_no_inputs_fault(size):
+    """The batch is run again as it is, and that is all."""
+    items = list(range(size))
+    outcomes, tried = drive(items, dying(1))
+    assert outcomes == [answer(item) for item in items]
+    assert tried == [items, items]
+
+
+@pytest.mark.parametrize("size", [1, 2, 8, 32])
+def test_an_input_that_kills_the_process_fails_alone(size):
+    """Whole twice, then as any input that fails."""
+    items = list(range(size))
+    outcomes, tried = drive(items, dying(0, poison={0}))
+    assert outcomes[1:] == [answer(item) for item in items[1:]]
+    assert type(outcomes[0].error.__cause__) is ChildDied
+    assert tried[:2] == [items, items]
+    assert len(tried) == 2 + 2 * levels(size)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import os
 import re
 import runpy
+import subprocess
+import sys
 import types
 from functools import partial
 from pathlib import Path
@@ -98,7 +101,7 @@ def test_every_program_runs_and_prints_what_the_page_shows(path, capsys, monkeyp
 def test_every_block_is_one_that_is_checked():
     """No block escapes the test above under another name."""
     known = {"python", "text", "console", "{toctree}", "{eval-rst}", "{raw} html"}
-    known.add("{literalinclude} ../examples/minimal.py")
+    known |= {f"{{literalinclude}} ../examples/{name}.py" for name in ("minimal", "in_a_process")}
     for path in PAGES:
         fences = re.findall(
             r"^ *(?:```|~~~|:::)(.*)", path.read_text(encoding="utf-8"), re.MULTILINE
@@ -121,6 +124,23 @@ def test_the_included_example_prints_what_the_first_page_says(capsys):
     first, *answers = capsys.readouterr().out.splitlines()
     assert first == "a batch of 8"
     assert sorted(answers) == [f"{n} squared is {n * n}" for n in range(8)]
+
+
+def test_the_example_of_a_process_prints_what_its_page_says():
+    """Run as a script: its child has to find the class in it."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "in_a_process.py")],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *answers, restarts = done.stdout.splitlines()
+    crash, *others = sorted(answers)
+    assert "on this input alone: ChildDied" in crash
+    assert "exit code 1" in crash
+    assert others == ["'hello' has 5 characters", "'structured concurrency' has 22 characters"]
+    assert restarts.startswith("the process was started anew ")
 
 
 def test_the_drawing_is_what_its_script_draws():

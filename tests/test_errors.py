@@ -12,7 +12,9 @@ from trio_batcher import (
     BatcherClosed,
     BatcherCrashed,
     BatcherError,
+    ChildDied,
     DeadlineUnreachable,
+    DeviceLost,
     ItemError,
     ModelError,
     Overloaded,
@@ -27,6 +29,8 @@ ONE_OF_EACH = [
     BatcherCrashed("crashed"),
     ModelError("failed", batch_size=3),
     ResultCountError(8, 7),
+    ChildDied("died", exit_code=-9),
+    DeviceLost("lost"),
     ItemError("item['input_ids']", "a tensor", "a str"),
 ]
 

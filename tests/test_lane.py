@@ -84,7 +84,7 @@ class LaneAgainstList(RuleBasedStateMachine):
         self.patch.setattr(_lane, "_LITTER", litter)
         self.lane = Lane(1.0)
         self.waiting: list[Entry] = []  # in order
-        self.came = 0
+        self.came = self.returned = 0
 
     def teardown(self):
         self.patch.undo()
@@ -116,6 +116,20 @@ class LaneAgainstList(RuleBasedStateMachine):
     def take_a_run(self, first, count):
         remove(self.lane, *self.waiting[first : first + count])
         del self.waiting[first : first + count]
+
+    @rule(first=st.integers(0, 6), count=st.integers(0, 12))
+    def take_a_run_and_put_it_back(self, first, count):
+        """As the very requests that lie about as litter."""
+        some = self.waiting[first : first + count]
+        remove(self.lane, *some)
+        del self.waiting[first : first + count]
+        back = [
+            (deadline, self.returned - len(some) + i, request)
+            for i, (deadline, _, request) in enumerate(some)
+        ]
+        self.returned -= len(some)
+        self.lane.put_back(back)
+        self.waiting = sorted([*self.waiting, *back], key=itemgetter(0, 1))
 
     @rule()
     def empty(self):

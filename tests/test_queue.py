@@ -154,6 +154,15 @@ class QueueAgainstList(RuleBasedStateMachine):
         self.queue.remove_all(some)
         self.waiting = [each for each in self.waiting if each not in some]
 
+    @rule(data=st.data(), count=st.integers(0, 6))
+    def put_back(self, data, count):
+        """Any that left; those that lie about as litter too."""
+        gone = [each for each in self.all if each not in self.waiting]
+        back = data.draw(st.permutations(gone))[:count] if gone else []
+        self.queue.put_back(back)
+        self.waiting = [*back, *self.waiting]
+        self.peak = max(self.peak, len(self.waiting))
+
     @rule()
     def clear(self):
         assert self.queue.clear() == self.waiting

@@ -176,7 +176,7 @@ class Batcher(Generic[T, R]):
 
     @property
     def failed(self) -> Event:
-        """An event that is set if the batcher itself fails, never by a model's failure.
+        """An event that is set if the batcher itself fails, or has lost its last model.
 
         From then on every request raises `BatcherCrashed`, and so does leaving the
         block normally. A server joins it to what makes it stop: ``await batcher.failed.wait()``.

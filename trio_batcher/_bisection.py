@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
-from ._errors import ModelError, ResultCountError
+from ._errors import ChildDied, ModelError, ResultCountError
 
 __all__ = ["Attempt", "Failure", "Raised", "Returned", "Runs", "checked", "outcomes_of"]
 
@@ -55,7 +55,8 @@ def outcomes_of(items: list[T]) -> Runs[T]:
 
     An outcome is the result itself, or a `Failure`.
 
-    The first run is the whole batch. If it raises, halves are run, then halves of the
+    The first run is the whole batch, and so is the second if the model's process has died: it
+    may have been killed from outside. If that raises, halves are run, then halves of the
     halves that raise, level by level: an input that fails alone is found with
     2·log₂(n) further runs and no other input suffers. If the batch and both its halves
     raise the same kind of error, single inputs from all over the batch are tried next;
@@ -64,7 +65,7 @@ def outcomes_of(items: list[T]) -> Runs[T]:
     """
     size = len(items)
     # Always a list of its own: the model may change what it is given.
-    attempt = yield list(items)
+    attempt = yield from _as_a_whole(items)
     if isinstance(attempt, Returned):
         return checked(attempt.results, size)
     outcomes: list[Any] = [None] * size
@@ -110,6 +111,13 @@ def outcomes_of(items: list[T]) -> Runs[T]:
                 rest for segment in untried if (rest := [i for i in segment if i not in tried])
             )
     return outcomes
+
+
+def _as_a_whole(items: list[T]) -> Generator[list[T], Attempt, Attempt]:
+    attempt = yield list(items)
+    if isinstance(attempt, Raised) and isinstance(attempt.error, ChildDied):
+        attempt = yield list(items)
+    return attempt
 
 
 def _halves(segment: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:

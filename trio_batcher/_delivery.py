@@ -14,7 +14,7 @@ _MEMORY, _BEYOND = 9, 3.0
 
 
 class DeliveryModel:
-    """How long after the end of a batch its callers have their results.
+    """How long after the end of a batch its callers have their results; or how long a launch takes.
 
     The median of the last few and three median deviations (P. J. Huber, "Robust Statistics",
     1981): the first ones, of cold code, and a pause now and then leave no trace. To be too

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ._bisection import Attempt, Raised, Returned, checked, outcomes_of
 from ._delivery import DeliveryModel
+from ._errors import DeviceLost
 from ._latency import LatencyModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from ._hosts import Host
     from ._model import ModelSource
     from ._policy import Plan
     from ._queue import Request
 
-__all__ = ["Device", "Fleet"]
+__all__ = ["Device"]
 
 T = TypeVar("T")
 
@@ -46,6 +47,12 @@ class Device(Generic[T]):
         ended: when its last run ended.
         busy: seconds its model has spent running.
         reruns: runs made to find what a batch failed on.
+        overlaps: its model can be launched, to prepare a batch while another one runs.
+        staged: requests in hand beside `batch`: launched behind it, or failed before it. Guarded.
+        staged_load: what those count as, or the first of two batches.
+        latest: the load of the last batch that was launched and collected, and what it took.
+        lead: how long it takes until a batch is launched. Guarded likewise.
+        now: the time.
     """
 
     def __init__(self, source: ModelSource, most: int, host: Host) -> None:
@@ -63,10 +70,17 @@ class Device(Generic[T]):
         self.busy = 0.0
         self.reruns = 0
         self.started = 0.0
+        self.overlaps = False
+        self.staged: list[Request[T]] = []
+        self.staged_load = 0
+        self.latest = 0, 0.0
+        self.lead = DeliveryModel()
+        self.now = self._now = host.now
         self._source = source
-        self._now = host.now
+        self._keeper = source.keeper
         self._await = host.call
         self._call: Callable[[list[T]], Any] = _not_loaded
+        self._launch: Callable[[list[T]], Callable[[], Any]] = _not_loaded
         self._close: Callable[[], None] | None = None
         if source.factory is None:
             self._adopt(source.model)
@@ -84,6 +98,21 @@ class Device(Generic[T]):
         """Whether `close` has anything to do."""
         return self._close is not None
 
+    @property
+    def can_be_interrupted(self) -> bool:
+        """Whether `interrupt` has any effect."""
+        return self._keeper is not None
+
+    @property
+    def restarts(self) -> int:
+        """How many times its model was made anew."""
+        return 0 if self._keeper is None else self._keeper.restarts
+
+    def interrupt(self) -> None:
+        """Have what the worker does here end soon, as far as that is possible."""
+        if self._keeper is not None:
+            self._keeper.interrupt()
+
     def load(self) -> None:
         """Construct the model. Called in the worker."""
         if self._source.factory is not None:
@@ -92,6 +121,8 @@ class Device(Generic[T]):
     def _adopt(self, model: Any) -> None:
         if self._source.is_inference_model:
             self._call, self._close = model.infer, getattr(model, "close", None)
+            self._launch = getattr(model, "launch", _not_loaded)
+            self.overlaps = self._launch is not _not_loaded and getattr(model, "overlaps", True)
         else:
             self._call = model
 
@@ -107,8 +138,18 @@ class Device(Generic[T]):
         Args:
             items: the batch.
             load: of it, where that is not its size. Of its parts it is not known then.
+
+        Raises:
+            DeviceLost: it can run nothing any more, or was interrupted: no item's fault.
         """
-        attempt = self._attempt(list(items), load or len(items))
+        return self.outcomes(items, self._attempt(list(items), load or len(items)), load)
+
+    def outcomes(self, items: list[T], attempt: Attempt, load: int | None = None) -> list[Any]:
+        """Return an outcome for each item, given what the whole batch came to, in this thread.
+
+        Raises:
+            DeviceLost: as by `run`.
+        """
         if isinstance(attempt, Returned):
             return checked(attempt.results, len(items))
         runs = outcomes_of(items)
@@ -136,10 +177,44 @@ class Device(Generic[T]):
             self.reruns += 1
             attempt = await self._attempt_async(inputs, 0 if load else len(inputs))
 
+    def try_launch(self, inputs: list[T]) -> Callable[[], Any] | Raised:
+        """Launch a batch; return what waits for it, or what that raised."""
+        try:
+            return self._launch(inputs)
+        except DeviceLost:
+            raise
+        except BaseException as exc:  # noqa: BLE001, ASYNC103  as below
+            return Raised(exc)  # noqa: ASYNC104
+
+    def try_collect(
+        self, collect: Callable[[], Any] | Raised, load: int, begun: float, launched: float
+    ) -> Attempt:
+        """Wait for a batch that was launched. The time before another one had ended is not its."""
+        begun, launched = max(begun, self.ended), max(launched, self.ended)
+        if isinstance(collect, Raised):
+            return self._raised(collect.error, max(begun, launched))
+        try:
+            results = collect()
+        except DeviceLost:
+            raise
+        except BaseException as exc:  # noqa: BLE001, ASYNC103  as below
+            return self._raised(exc, begun)  # noqa: ASYNC104
+        self.busy += launched - begun
+        returned = self._returned(results, load, launched)
+        self.latest = load, self.ended - launched
+        return returned
+
     def _attempt(self, inputs: list[T], load: int) -> Attempt:
+        if self._keeper is not None:
+            self._keeper.ready()  # what that takes is not a batch's time
         started = self._now()
+        if self.overlaps:
+            collect = self.try_launch(inputs)
+            return self.try_collect(collect, load, started, self._now())
         try:
             results = self._call(inputs)
+        except DeviceLost:
+            raise
         # Not only Exception: a model that calls sys.exit() on one input must not take
         # everybody else's answers along.
         except BaseException as exc:  # noqa: BLE001, ASYNC103
@@ -150,6 +225,8 @@ class Device(Generic[T]):
         started = self._now()
         try:
             results = await self._await(self._call, inputs)
+        except DeviceLost:
+            raise
         # As above, but a cancellation passes.
         except (Exception, SystemExit, KeyboardInterrupt) as exc:  # noqa: BLE001
             return self._raised(exc, started)
@@ -188,10 +265,15 @@ class Device(Generic[T]):
         self.batch_load = load
         self.started = now
 
+    def stage(self, requests: list[Request[T]], load: int) -> None:
+        """Note what is in hand beside the batch that runs. The scheduler's lock is held."""
+        self.staged, self.staged_load = requests, load
+
     def put_down(self) -> None:
         """Note that no batch is running. The scheduler's lock is held."""
         self.starting = False
         self.batch = self.plan = None
+        self.stage([], 0)
         self.plan_from = math.inf
         # What it taught is wanted at once, but later on not so much that a device waits for it.
         if self.latency.young:
@@ -207,14 +289,27 @@ class Device(Generic[T]):
         return self.latency.bounds[1] + self.delivery.seconds
 
     def free_at(self) -> float:
-        """Return when its batch should end; -inf without one or if nobody knows. Lock held."""
+        """Return when what it has in hand should end; -inf if nobody knows. Lock held."""
         if self.batch is None or not self.latency.trusted(self.started):
             return -math.inf
-        return self.started + self.latency.expected[self.batch_load]
+        return (
+            self.started
+            + self.latency.expected[self.batch_load]
+            + self.latency.expected[self.staged_load]
+        )
+
+    def next_start(self, now: float) -> float:
+        """Return when a batch that is composed now would have the device. The lock is held."""
+        return max(now + self.lead.seconds, self.free_at()) if self.overlaps else now
 
     def done_at(self, now: float) -> float:
         """Return when it could be done with a batch of one. The lock is held."""
-        return max(now, self.free_at()) + self.alone(now)
+        return max(now + self.lead.seconds, self.free_at()) + self.alone(now)
+
+    def expected_seconds(self, size: int) -> float:
+        """Return what a batch should take, until it is delivered; 0 if nobody knows. Lock held."""
+        seconds = self.latency.expected[size]
+        return seconds and self.lead.seconds + seconds + self.delivery.seconds
 
     def expected_end(self, now: float) -> float:
         """Return when it should be free, as far as one can tell. The lock is held."""
@@ -223,48 +318,3 @@ class Device(Generic[T]):
         # Before anything was measured: it may well take as long again as it has taken.
         seconds = self.latency.expected[self.batch_load] or 2.0 * (now - self.started)
         return max(now, self.started + seconds)
-
-
-class Fleet(Generic[T]):
-    """All devices of one batcher, asked as one. The scheduler's lock is held around each call.
-
-    Attributes:
-        changed: a device's batch or latency model has changed since the last `refresh`.
-        busy_until: no device is known to be busy for longer.
-        alone: no device takes longer for a batch of one. A deadline that leaves this much
-            after now and after `busy_until` is reachable without a closer look.
-    """
-
-    def __init__(self, devices: Sequence[Device[T]]) -> None:
-        self.devices = devices
-        self.changed = False
-        self.busy_until = -math.inf
-        self.alone = 0.0
-
-    def refresh(self) -> None:
-        """Bring `busy_until` and `alone` up to date."""
-        self.changed = False
-        self.busy_until = max(device.free_at() for device in self.devices)
-        self.alone = max(
-            device.latency.bounds[1] + device.delivery.seconds for device in self.devices
-        )
-
-    def starting(self) -> int:
-        """Return on how many devices a burst was started that has not taken a batch yet."""
-        return sum(device.starting for device in self.devices)
-
-    def earliest_end(self, now: float) -> float:
-        """Return when a request that comes now is done, at the very earliest."""
-        return min(device.done_at(now) for device in self.devices)
-
-    def others_done_at(self, device: Device[T], now: float) -> float:
-        """Return when any other device could be done with a batch of one, at the earliest."""
-        if len(self.devices) == 1:
-            return math.inf
-        return min(
-            (other.done_at(now) for other in self.devices if other is not device),
-        )
-
-    def expected_free(self, now: float) -> float:
-        """Return when the first device should be free, as far as one can tell."""
-        return min(device.expected_end(now) for device in self.devices)

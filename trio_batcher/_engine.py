@@ -19,16 +19,17 @@ import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, assert_never
 
-from ._errors import BatcherError, DeadlineUnreachable
+from ._bursts import Bursts
+from ._errors import BatcherError, DeadlineUnreachable, DeviceLost
 from ._hosts import ki_protected
-from ._interpreter import prompt_waking
-from ._outcomes import Group, Outcomes, closing_error, overload_error
+from ._outcomes import Group, Outcomes, closing_error, is_awaited, overload_error
 from ._policy import Dispatch, Idle, Limits, WaitUntil
 from ._scheduler import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from ._bursts import Done
     from ._device import Device
     from ._hosts import CapacityLimiter, Host, Nursery
     from ._queue import Request
@@ -56,11 +57,15 @@ class Engine(Generic[T]):
         self._host = host
         self._scheduler = Scheduler(devices, limits, host.now)
         self._max_batch_size = limits.max_batch_size
-        self._has_shapes = limits.shapes is not None
         self.max_queue_size = max_queue_size
-        # A limiter of our own has a token for each device: nobody waits for one.
-        self._is_shared = limiter is not None
-        self._limiter = host.limiter(len(devices)) if limiter is None else limiter
+        self._bursts = Bursts(
+            host,
+            self._scheduler,
+            limiter,
+            deliver=self._deliver,
+            refuse=self._refuse_hopeless,
+            ring=self._ring,
+        )
         self._doorbell = host.doorbell()
         # A new request wakes the gather task if the queue is so long, or its deadline so near.
         self._ring_at: float = _NEVER
@@ -154,13 +159,13 @@ class Engine(Generic[T]):
             or len(scheduler.free) < len(scheduler.fleet.devices)
         ):
             until = self._start_bursts(nursery)
-            await self._doorbell.listen(until)
+            await self._doorbell.listen(min(until, self._look_out()))
             self._ring_at, self._ring_before = _NEVER, -_NEVER
 
     def _start_bursts(self, nursery: Nursery) -> float:
         """Start what can be started; return until when to sleep unless the doorbell rings."""
         until = _NEVER
-        for device in self._scheduler.free[::-1]:
+        for device in self._scheduler.by_speed():
             # A burst takes its batch once it runs: what those on their way will take still
             # waits. Another device is worth starting for the rest only.
             spoken_for = self._max_batch_size * self._scheduler.fleet.starting()
@@ -184,6 +189,18 @@ class Engine(Generic[T]):
                     assert_never(never)
         return until
 
+    def _look_out(self) -> float:
+        """Turn away whom it is too late for; return until when it is not for anybody else.
+
+        Bursts that wait for a shared limiter do not look after those who wait for them.
+        """
+        if not self._bursts.shared:
+            return _NEVER
+        look = self._scheduler.look_out()
+        self._refuse_hopeless(look.hopeless, look.now)
+        self._ring_before = max(self._ring_before, look.earliest)
+        return look.until
+
     def _ring(self) -> None:
         # Once is enough until the gather task has looked again.
         self._ring_at, self._ring_before = _NEVER, -_NEVER
@@ -191,73 +208,31 @@ class Engine(Generic[T]):
 
     @ki_protected
     async def _burst(self, device: Device[T]) -> None:
+        lost = False
+        parting: list[Done[T]] = []
         try:
             with self._faults_kept():
-                if device.is_async:
-                    await self._work_async(device)
-                else:
-                    await self._host.in_thread(self._work, device, limiter=self._limiter)
+                try:
+                    await self._bursts.run(device, parting)
+                except DeviceLost:
+                    # Of an aborted batcher it has only been interrupted.
+                    lost = not self._aborted
+                    if lost and len(self._scheduler.fleet.devices) == 1:
+                        raise
         finally:
+            for done in parting:
+                self._deliver(*done)
             # Cancelled, or crashed, with a batch in hand: its callers must hear of it.
             with self._scheduler.lock:
-                stranded = device.batch or []
-                device.put_down()
-            self._turn_away(stranded)
-            self._scheduler.free.append(device)
+                stranded = [*(device.batch or ()), *device.staged]
+            if lost and self.failure is None:
+                self._scheduler.retire(device, [each for each in stranded if is_awaited(each)])
+            else:
+                with self._scheduler.lock:
+                    device.put_down()
+                self._turn_away(stranded)
+                self._scheduler.free.append(device)
             self._ring()
-
-    # A burst, in a worker thread or in a task
-
-    def _work(self, device: Device[T]) -> None:
-        with prompt_waking():
-            batch = self._take(device)
-            while batch:
-                outcomes = device.run([request.item for request in batch], self._load(device))
-                batch = self._go_on(device, batch, outcomes)
-
-    def _go_on(
-        self, device: Device[T], batch: Sequence[Request[T]], outcomes: Sequence[Any]
-    ) -> list[Request[T]]:
-        # If anybody waits for the device, that comes first. Else the answers do.
-        times, waited_for = (device.started, device.ended), self._scheduler.queue.size > 0
-        if not waited_for:
-            self._host.post(self._deliver, device, batch, outcomes, *times)
-        try:
-            return [] if self._token_wanted(device) else self._take(device)
-        finally:
-            if waited_for:
-                self._host.post(self._deliver, device, batch, outcomes, *times)
-
-    async def _work_async(self, device: Device[T]) -> None:
-        await self._limiter.acquire_on_behalf_of(device)
-        try:
-            while batch := self._take(device):
-                items = [request.item for request in batch]
-                outcomes = await device.run_async(items, self._load(device))
-                self._deliver(device, batch, outcomes, device.started, device.ended)
-                if self._token_wanted(device):
-                    return
-        finally:
-            self._limiter.release_on_behalf_of(device)
-
-    def _load(self, device: Device[T]) -> int | None:
-        return device.batch_load if self._has_shapes else None
-
-    def _take(self, device: Device[T]) -> list[Request[T]]:
-        taken = self._scheduler.take(device)
-        if taken.hopeless:
-            self._host.post(self._refuse_hopeless, taken.hopeless, taken.now)
-        if taken.batch and taken.unclaimed:
-            self._host.post(self._ring)
-        return taken.batch
-
-    def _token_wanted(self, device: Device[T]) -> bool:
-        """Whether somebody else waits for the limiter: then the burst ends here."""
-        if not self._is_shared or not self._limiter.statistics().tasks_waiting:
-            return False
-        with self._scheduler.lock:
-            device.put_down()
-        return True
 
     # Outcomes, in the event loop
 
@@ -296,6 +271,8 @@ class Engine(Generic[T]):
     def abort(self) -> None:
         """Turn away who waits, cancel what can be cancelled; a running thread is waited for."""
         self._aborted = True
+        for device in self._scheduler.devices:
+            device.interrupt()
         self._empty()
         self._scope.cancel()
 
@@ -321,20 +298,11 @@ class Engine(Generic[T]):
 
     def _empty(self) -> None:
         self._scheduler.closing = True
+        self._bursts.emptied.set()
         with self._scheduler.lock:
             waiting = self._scheduler.queue.clear()
         self._turn_away(waiting)
 
     def statistics(self) -> BatcherStatistics:
         """Return a snapshot."""
-        with self._scheduler.lock:
-            devices = self._scheduler.fleet.devices
-            return self.outcomes.snapshot(
-                accepted=self._scheduler.queue.added,
-                waiting=self._scheduler.queue.size,
-                peak_waiting=self._scheduler.queue.peak,
-                batch_sizes=self._scheduler.batch_sizes,
-                busy=tuple(device.busy for device in devices),
-                reruns=sum(device.reruns for device in devices),
-                latency=tuple(device.latency.fit for device in devices),
-            )
+        return self._scheduler.reported(self.outcomes.snapshot)

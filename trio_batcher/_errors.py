@@ -14,7 +14,9 @@ __all__ = [
     "BatcherClosed",
     "BatcherCrashed",
     "BatcherError",
+    "ChildDied",
     "DeadlineUnreachable",
+    "DeviceLost",
     "ItemError",
     "ModelError",
     "Overloaded",
@@ -69,8 +71,38 @@ class BatcherClosed(BatcherError):
 class BatcherCrashed(BatcherError):
     """The batcher itself failed; the reason is the ``__cause__``.
 
-    This is never a model's fault: a model that raises gives `ModelError`.
+    A model that raises gives `ModelError`, never this. A model that is lost does, if there is
+    no other: then the reason is a `DeviceLost`.
     """
+
+
+class DeviceLost(BatcherError):
+    """A model can run no more batches; why is the ``__cause__``, if there is more to say.
+
+    With ``run_in="process"``: its process died, and could not be started again. Any model may
+    raise it, to be used no more. The requests that it held go to the other replicas. It is the
+    ``__cause__`` of `BatcherCrashed` if there are none, and raised on entering if it comes during
+    the warm-up.
+    """
+
+
+class ChildDied(BatcherError):
+    """A model's process died, as by a signal, a segmentation fault or ``os._exit``.
+
+    It is the ``__cause__`` of a `ModelError`, if an input has killed the process each time that
+    it was run; raised on entering, if the process dies before the model is made; raised on
+    leaving, if the process had to be killed.
+
+    Attributes:
+        exit_code: what it has ended with; negative for a signal, `None` if nobody knows.
+    """
+
+    def __init__(self, message: str, *, exit_code: int | None) -> None:
+        super().__init__(message)
+        self.exit_code: int | None = exit_code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), exit_code=self.exit_code), self.args, self.__dict__
 
 
 class ModelError(BatcherError):

@@ -127,6 +127,14 @@ class Lane(Generic[T]):
         self.recent.append(request.arrived)
         self.size += 1
 
+    def put_back(self, entries: list[Entry[T]]) -> None:
+        """Take in requests that were removed, numbered lower than all before."""
+        # What lies about of these very requests has to go before they wait again.
+        self._fill(sorted([*self, *entries]))
+        for _, _, request in entries:
+            request.lane = self
+        self.size += len(entries)
+
     def _insert(self, entry: Entry[T]) -> None:
         chunks = self._chunks
         at = bisect_left(chunks, entry, key=_last)
@@ -143,9 +151,11 @@ class Lane(Generic[T]):
         self._litter += removed
         self._clear_front()
         if self._litter > self.size + _LITTER:
-            live, self._litter = list(self), 0
-            half = _CHUNK // 2
-            self._chunks = [live[i : i + half] for i in range(0, len(live), half)] or [[]]
+            self._fill(list(self))
+
+    def _fill(self, live: list[Entry[T]]) -> None:
+        half, self._litter = _CHUNK // 2, 0
+        self._chunks = [live[i : i + half] for i in range(0, len(live), half)] or [[]]
 
     def _clear_front(self) -> None:
         chunks = self._chunks

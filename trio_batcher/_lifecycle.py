@@ -32,7 +32,9 @@ async def loaded(
     """
 
     async def load(device: Device[Any]) -> None:
-        (await host.in_thread(outcome.capture, device.load, limiter=limiter)).unwrap()
+        async with _interrupting(host, device):
+            loading = await host.in_thread(outcome.capture, device.load, limiter=limiter)
+        loading.unwrap()
 
     async def close() -> list[BaseException]:
         with host.shield():
@@ -94,7 +96,11 @@ async def warm_up(
         if device.is_async:
             outcomes = await device.run_async(inputs, load)
         else:
-            outcomes = await host.in_thread(device.run, inputs, load, limiter=limiter)
+            async with _interrupting(host, device):
+                run = await host.in_thread(
+                    outcome.capture, device.run, inputs, load, limiter=limiter
+                )
+            outcomes = run.unwrap()
         for result in outcomes:
             if isinstance(result, Failure):
                 result.error.add_note(f"while warming up with a batch of {len(inputs)}")
@@ -102,6 +108,29 @@ async def warm_up(
 
     if items:
         _raise_first(await _on_each(host, devices, warm))
+
+
+@asynccontextmanager
+async def _interrupting(host: Host, device: Device[Any]) -> AsyncGenerator[None]:
+    """Interrupt the device if the block, which waits for its worker, is cancelled."""
+    if not device.can_be_interrupted:
+        yield
+        return
+    ended = host.event()
+
+    async def watch() -> None:
+        try:
+            await ended.wait()
+        finally:
+            if not ended.is_set():
+                device.interrupt()
+
+    async with host.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        try:
+            yield
+        finally:
+            ended.set()
 
 
 async def _on_each(

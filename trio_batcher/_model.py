@@ -16,6 +16,7 @@ __all__ = [
     "BlockingFunction",
     "InferenceModel",
     "Infers",
+    "Keeper",
     "ModelFactory",
     "ModelSource",
     "Results",
@@ -49,6 +50,23 @@ class InferenceModel(ABC, Generic[T, R_co]):
     constructed in a worker thread while the batcher opens, so that loading weights
     never blocks the event loop. An instance is taken as it is. So are classes that do not
     derive from this one but have its `infer`, and their instances that cannot be called.
+
+    A model that can prepare a batch while another one runs has a further method, which is then
+    called in place of `infer`::
+
+        def launch(self, inputs: list[T]) -> Callable[[], Results[R]]: ...
+
+    It starts the batch and returns, as soon as it can, a function that waits for it and gives its
+    results. What it takes until then, such as collating inputs and copying them to the device, is
+    hidden behind the batch before. Both are called in the worker thread. The functions are called
+    once each, in the order of their launches, and at most two batches are launched at a time: the
+    second one before the first is collected. What either raises is the failure of that batch
+    alone. It is not run again before the other one has been collected; `launch` with parts of it,
+    one after another, then finds the inputs that fail. If the batcher itself fails, a function may
+    not be called any more before `close` is.
+
+    An attribute ``overlaps`` that is false says that `launch` is not worth while, on a CPU for
+    example; then `infer` is called. It is read once, after construction.
     """
 
     @abstractmethod
@@ -82,6 +100,24 @@ AsyncFunction: TypeAlias = Callable[[list[T]], Awaitable[Results[R]]]
 ModelFactory: TypeAlias = Callable[..., Infers[T, R]]
 
 
+class Keeper(Protocol):
+    """What keeps a model that is not in this process; see `_process`.
+
+    Attributes:
+        restarts: how many times it was made anew.
+    """
+
+    restarts: int
+
+    def ready(self) -> None:
+        """See to it that it can run. Called in the worker, before each run."""
+        ...
+
+    def interrupt(self) -> None:
+        """Have a call that is under way end soon. Callable from any thread."""
+        ...
+
+
 class ModelSource:
     """One of the models a user passed: how to get it, where it runs, how to let it go.
 
@@ -91,9 +127,10 @@ class ModelSource:
         model: the model as passed, if it needs no making.
         is_inference_model: what ends up being used has its `infer` called.
         is_async: it runs in the event loop, not in a worker thread.
+        keeper: what keeps it, if it is not in this process.
     """
 
-    __slots__ = ("factory", "is_async", "is_inference_model", "model")
+    __slots__ = ("factory", "is_async", "is_inference_model", "keeper", "model")
 
     def __init__(self, model: Any) -> None:
         made_by: Any = model.func if isinstance(model, functools.partial) else model
@@ -104,14 +141,16 @@ class ModelSource:
             isinstance(model, InferenceModel) or (not callable(model) and _infers(model))
         )
         self.is_async = False
+        self.keeper: Keeper | None = None
         if self.is_inference_model:
-            if inspect.iscoroutinefunction(made_by.infer):
-                name = made_by.__name__ if is_class else type(model).__name__
-                msg = (
-                    f"{name}.infer must not be async: an InferenceModel runs in a worker "
-                    "thread; pass an async function as the model instead"
-                )
-                raise TypeError(msg)
+            for method in ("infer", "launch"):
+                if inspect.iscoroutinefunction(getattr(made_by, method, None)):
+                    name = made_by.__name__ if is_class else type(model).__name__
+                    msg = (
+                        f"{name}.{method} must not be async: an InferenceModel runs in a worker "
+                        "thread; pass an async function as the model instead"
+                    )
+                    raise TypeError(msg)
         elif isinstance(model, type) or not callable(model):
             msg = (
                 "model must be a function list -> sequence (blocking or async), an "

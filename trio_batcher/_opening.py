@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import asynccontextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ._arguments import check_limits, check_shapes
 from ._batcher import Batcher
@@ -16,13 +16,15 @@ from ._interpreter import prompt_switching
 from ._lifecycle import loaded, warm_up
 from ._model import as_sources
 from ._policy import Limits
+from ._process import in_processes
+from ._session import serving
 from ._shapes import Shapes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from ._hosts import CapacityLimiter, Host
+    from ._hosts import CapacityLimiter
     from ._model import (
         AsyncFunction,
         BlockingFunction,
@@ -51,6 +53,7 @@ def open_batcher(
     max_batch_cost: float | None = ...,
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
+    run_in: Literal["thread", "process"] = ...,
 ) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
 @overload
 def open_batcher(
@@ -64,6 +67,7 @@ def open_batcher(
     max_batch_cost: float | None = ...,
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
+    run_in: Literal["thread", "process"] = ...,
 ) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
 @overload
 def open_batcher(
@@ -77,6 +81,7 @@ def open_batcher(
     max_batch_cost: float | None = ...,
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
+    run_in: Literal["thread", "process"] = ...,
 ) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
 @overload
 def open_batcher(
@@ -90,6 +95,7 @@ def open_batcher(
     max_batch_cost: float | None = ...,
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
+    run_in: Literal["thread", "process"] = ...,
 ) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
 def open_batcher(
     model: Any,
@@ -102,6 +108,7 @@ def open_batcher(
     max_batch_cost: float | None = None,
     limiter: CapacityLimiter | None = None,
     warmup: Iterable[Any] = (),
+    run_in: Literal["thread", "process"] = "thread",
 ) -> AbstractAsyncContextManager[Batcher[Any, Any]]:
     """Put a model behind a `Batcher` for the length of an ``async with`` block.
 
@@ -137,11 +144,20 @@ def open_batcher(
         max_batch_cost: most that a batch may cost, in the same unit; needed with ``cost``.
         limiter: the capacity of the device, a `trio.CapacityLimiter`, or under asyncio an
             `anyio.CapacityLimiter`. Each batch runs under one of its tokens. Batchers that
-            share a GPU share a limiter: between two batches a token is given up if anybody
-            else waits for it. By default each batcher has one of its own with a token for
-            each replica.
+            share a GPU share a limiter and take turns: between two batches a token is given
+            up if anybody else waits for it, and limiters serve first come, first served. So
+            nobody waits for more than one batch of each of the others, whatever their load.
+            By earliest deadline, one with tight deadlines would starve the others. Each
+            replica has turns of its own. By default each batcher has a limiter of its own
+            with a token for each replica.
         warmup: inputs that are run, repeated as needed, in batches of 1, 2, 3, 5, 9, … up to
             the maximum before the block starts, each size twice.
+        run_in: ``"process"``: each model is made and run in a process of its own, which is
+            spawned on entering and ends with the block, and with this process however that
+            ends. Needs a class, or a `functools.partial` of one, that can be pickled, as well
+            as the items and results; of those, arrays and tensors cross in shared memory.
+            When a process dies it is replaced, and its batch run again, first as a whole,
+            then bisected.
 
     Returns:
         An async context manager; entering it gives the `Batcher`.
@@ -150,6 +166,8 @@ def open_batcher(
         TypeError: an argument has the wrong type; the message names it.
         ValueError: an argument has an impossible value; the message names both.
         RuntimeError: on entering, if the event loop that runs is not a supported one.
+        ChildDied: on entering, if a model's process died before the model was made; on leaving,
+            if it had to be killed.
         Exception: on entering, what a model's constructor raises, unwrapped.
         ModelError, ResultCountError: on entering, if the model fails on the warm-up.
         BatcherCrashed: on leaving normally, if the batcher itself failed.
@@ -157,6 +175,10 @@ def open_batcher(
     sources = as_sources(model)
     check_limits(max_batch_size, max_delay, max_queue_size, limiter)
     check_shapes(key, cost, max_batch_cost)
+    if run_in == "process":
+        in_processes(sources)
+    elif run_in != "thread":
+        raise ValueError(f"run_in must be 'thread' or 'process', not {run_in!r}")
     shapes = None
     if key is not None or cost is not None:
         shapes = Shapes(key, cost, max_batch_cost or math.inf, max_batch_size)
@@ -187,31 +209,8 @@ async def _open(
             engine = Engine(
                 host, devices, limits=limits, max_queue_size=max_queue_size, limiter=limiter
             )
-            async with _serving(host, engine):
+            async with serving(host, engine):
                 yield Batcher._of(host, engine, limits.shapes)  # noqa: SLF001  its constructor, for here only
             if engine.failure is not None:
                 msg = f"the batcher itself failed: {engine.failure!r}"
                 raise BatcherCrashed(msg) from engine.failure
-
-
-@asynccontextmanager
-async def _serving(host: Host, engine: Engine[Any]) -> AsyncGenerator[None]:
-    failure: BaseException | None = None
-    async with host.open_nursery() as nursery:
-        nursery.start_soon(engine.serve)  # noqa: ASYNC113  it says when, below
-        # The nursery never gets to see an exception: it would wrap it in a group.
-        try:
-            # A task that asyncio cancels before its first step never begins, nor ends.
-            await engine.begun.wait()
-            yield
-            engine.close()
-            await engine.ended.wait()
-        except BaseException as exc:  # noqa: BLE001, ASYNC103  raised again below
-            failure = exc
-            engine.abort()
-            if engine.begun.is_set():
-                with host.shield():
-                    # Without a limit, as a thread cannot be stopped.
-                    await engine.ended.wait()  # noqa: ASYNC102
-    if failure is not None:
-        raise failure

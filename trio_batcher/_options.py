@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -27,3 +27,4 @@ class BatcherOptions(TypedDict, total=False):
     max_batch_cost: float | None
     limiter: CapacityLimiter | None
     warmup: Sequence[Any]
+    run_in: Literal["thread", "process"]

@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     from ._latency import LatencyFit
     from ._shapes import Shape
 
-__all__ = ["Group", "Outcomes", "ShapedRequest", "TimedRequest", "closing_error", "overload_error"]
+__all__ = [
+    "Group",
+    "Outcomes",
+    "ShapedRequest",
+    "TimedRequest",
+    "closing_error",
+    "is_awaited",
+    "overload_error",
+]
 
 T = TypeVar("T")
 
@@ -59,6 +67,12 @@ def overload_error(max_queue_size: float, waiting: int, seconds: float) -> Overl
         f"there should be room in {seconds:.3g} s",
         retry_after=seconds,
     )
+
+
+def is_awaited(request: Request[Any]) -> bool:
+    """Return whether anybody still waits for its outcome."""
+    sleeper = request if request.group is None else request.group
+    return sleeper.caller is not None
 
 
 class TimedRequest(Request[T]):
@@ -228,6 +242,7 @@ class Outcomes(Generic[T]):
         batch_sizes: Mapping[int, int],
         busy: tuple[float, ...],
         reruns: int,
+        restarts: int,
         latency: tuple[LatencyFit | None, ...],
     ) -> BatcherStatistics:
         """Return the statistics, given what the queue and the devices have to say."""
@@ -247,6 +262,7 @@ class Outcomes(Generic[T]):
             rejected=MappingProxyType(rejected),
             batches=sum(batch_sizes.values()),
             reruns=reruns,
+            restarts=restarts,
             items=sum(size * count for size, count in batch_sizes.items()),
             batch_sizes=MappingProxyType(dict(sorted(batch_sizes.items()))),
             busy=busy,

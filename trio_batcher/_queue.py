@@ -46,6 +46,7 @@ class RequestQueue(Generic[T]):
         self.size = 0
         self._peak = 0
         self.added = 0
+        self._returned = 0
         self.due: dict[_Label, Lane[T]] = {}
         self.undue: dict[_Label, Lane[T]] = {}
 
@@ -65,12 +66,25 @@ class RequestQueue(Generic[T]):
     def add(self, request: Request[T]) -> None:
         """Queue a request that has never waited."""
         self.added = number = self.added + 1
-        deadline, weight = request.deadline, request.weight
-        lanes = self.due if deadline < inf else self.undue
-        label = weight if request.shape is None else (request.shape, weight)
-        lane = lanes.get(label) or self._new_lane(lanes, label, request)
-        lane.add((deadline, number, request))
+        lane = self._lane_of(request)
+        lane.add((request.deadline, number, request))
         self.size += 1
+
+    def put_back(self, requests: Sequence[Request[T]]) -> None:
+        """Queue requests again, in this order, before those of the same deadline."""
+        entries: dict[Lane[T], list[Entry[T]]] = {}
+        for number, request in enumerate(requests, -self._returned - len(requests)):
+            entry = (request.deadline, number, request)
+            entries.setdefault(self._lane_of(request), []).append(entry)
+        for lane, those in entries.items():
+            lane.put_back(those)
+        self._returned += len(requests)
+        self.size += len(requests)
+
+    def _lane_of(self, request: Request[T]) -> Lane[T]:
+        lanes = self.due if request.deadline < inf else self.undue
+        label = request.weight if request.shape is None else (request.shape, request.weight)
+        return lanes.get(label) or self._new_lane(lanes, label, request)
 
     def _new_lane(
         self, lanes: dict[_Label, Lane[T]], label: _Label, request: Request[T]

@@ -11,14 +11,18 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
-from ._device import Device, Fleet
-from ._policy import Decision, Dispatch, Limits, decide, plan
+from ._fleet import Fleet
+from ._policy import Decision, Dispatch, Limits, WaitUntil, decide, plan
 from ._queue import Request, RequestQueue
+from ._selection import ROUNDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Scheduler", "Taken", "planning"]
+    from ._device import Device
+    from ._statistics import BatcherStatistics
+
+__all__ = ["Outlook", "Scheduler", "Taken", "planning"]
 
 T = TypeVar("T")
 
@@ -28,6 +32,9 @@ _AHEAD, _PART = 16.0, 0.5
 # It is planned anew after so many times that, as the plan without those who have come meanwhile is
 # a worse one; and less often if all plans together would take more than this part of the run.
 _AGAIN, _SHARE = 2.0, 0.03
+# The next batch is composed as if the one that runs took so much of what is expected, or of what
+# the last one has shown: what a device takes is known only if it is asked before it is ready.
+_EARLY = 7.0 / 8.0
 
 
 class Taken(NamedTuple, Generic[T]):
@@ -37,13 +44,29 @@ class Taken(NamedTuple, Generic[T]):
         batch: the requests to run; empty if the device has to wait.
         hopeless: those to be turned away.
         now: when that was decided.
-        unclaimed: whether requests are left that another, free device could look at.
+        unclaimed: whether another, free device should look at who is left, or comes from now on.
     """
 
     batch: list[Request[T]]
     hopeless: list[Request[T]]
     now: float
     unclaimed: bool
+
+
+class Outlook(NamedTuple, Generic[T]):
+    """What is to be done for those who wait for a burst that has not begun.
+
+    Attributes:
+        hopeless: those to be turned away; they have left the queue.
+        now: when that was decided.
+        until: when to look again, unless somebody more urgent comes.
+        earliest: the most urgent deadline that is left; -inf if nobody is to be looked after.
+    """
+
+    hopeless: list[Request[T]]
+    now: float
+    until: float
+    earliest: float
 
 
 def planning(deciding: float, running: float) -> tuple[float, float]:
@@ -66,7 +89,8 @@ class Scheduler(Generic[T]):
         lock: guards all that follows, and the devices' `latency`, `delivery`, `batch`, `plan`
             and `starting`.
         queue: the waiting requests.
-        fleet: the devices.
+        devices: all that there were from the beginning.
+        fleet: those that are left.
         free: those without a burst. Only the event loop changes the list.
         closing: nobody is to wait for companions any more.
         batch_sizes: how many batches were taken, by size.
@@ -83,8 +107,27 @@ class Scheduler(Generic[T]):
         self.closing = False
         self.batch_sizes: Counter[int] = Counter()
         self.plan_from = math.inf
+        self.devices = devices
         self._limits = limits
         self._now = now
+
+    def by_speed(self) -> list[Device[T]]:
+        """Return the free devices, those first that would be done first.
+
+        Those of which nothing is known come first, so that they are tried. Of equals it is the
+        one that was busy last.
+        """
+        if len(self.free) <= 1:
+            return [*self.free]
+        latest = self.free[::-1]
+        with self.lock:
+            size = min(max(1, self.queue.size), self._limits.max_batch_size, self._limits.most)
+            seconds = {device: device.expected_seconds(size) for device in latest}
+        return sorted(latest, key=seconds.__getitem__)
+
+    def load(self, batch: Sequence[Request[T]]) -> int | None:
+        """Return what a batch counts as where that is not its size."""
+        return None if self._limits.shapes is None else self._limits.load(batch)
 
     def look(self, device: Device[T]) -> tuple[Decision[T], float]:
         """Return what a free device should do, and when that was decided.
@@ -97,13 +140,26 @@ class Scheduler(Generic[T]):
             device.starting = isinstance(decision, Dispatch)
         return decision, now
 
+    def look_out(self) -> Outlook[T]:
+        """Return whom no device could serve in time any more, if a burst has yet to begin."""
+        with self.lock:
+            now = self._now()
+            if not self.fleet.starting():
+                return Outlook([], now, math.inf, -math.inf)
+            alone = self.fleet.earliest_end(now) - now
+            # Beyond rounding: when it is time to look again, somebody is hopeless.
+            hopeless = self.queue.due_before(now + alone + ROUNDING)
+            self.queue.remove_all(hopeless)
+            earliest = self.queue.earliest_deadline
+        return Outlook(hopeless, now, earliest - alone, earliest)
+
     def take(self, device: Device[T]) -> Taken[T]:
         """Give a device the best batch there is at this instant.
 
         If it was planned, those whom that makes hopeless are found by `note_delivery`.
         """
         with self.lock:
-            plan = device.plan
+            plan, beginning = device.plan, device.starting
             device.put_down()
             now, batch, hopeless = self._now(), list[Request[T]](), list[Request[T]]()
             if plan:
@@ -114,7 +170,8 @@ class Scheduler(Generic[T]):
                 if isinstance(decision, Dispatch):
                     batch = decision.batch
                     # An async model runs where decisions are made: it would wait for a plan, too.
-                    if decision.chosen and not device.is_async:
+                    # So would one that overlaps, which chooses while it runs.
+                    if decision.chosen and not (device.is_async or device.overlaps):
                         device.deciding = self._now() - now
             if batch:
                 self.queue.remove_all(batch)
@@ -123,9 +180,55 @@ class Scheduler(Generic[T]):
                 self.fleet.changed = True
                 if device.deciding:
                     self._plan_later(device, now)
-            # Others were not started for these because this burst was on its way.
-            unclaimed = bool(self.free) and self.queue.size > 0
+            # While this burst was on its way no other was started, nor is one for who comes now.
+            unclaimed = bool(self.free) and (beginning or self.queue.size > 0)
         return Taken(batch, hopeless, now, unclaimed)
+
+    # Devices that overlap: the next batch is taken while one runs
+
+    def stage_at(self, device: Device[T]) -> float | None:
+        """Return when to compose the batch behind the one that runs; `None` if nobody knows."""
+        with self.lock:
+            if device.batch is None or not device.latency.trusted(device.started):
+                return None
+            expected = device.latency.expected
+            seconds = expected[device.batch_load]
+            if device.latest[0]:
+                seconds *= min(1.0, device.latest[1] / expected[device.latest[0]])
+            return device.started + _EARLY * seconds - device.lead.seconds
+
+    def stage(self, device: Device[T]) -> Taken[T]:
+        """Give a device the best batch for when it should be free."""
+        with self.lock:
+            now, batch = self._now(), list[Request[T]]()
+            decision = self._decide(device, now)
+            if isinstance(decision, Dispatch):
+                batch = decision.batch
+                device.stage(batch, self._limits.load(batch))
+                self.queue.remove_all(batch)
+                self.batch_sizes[len(batch)] += 1
+                self.fleet.changed = True
+            unclaimed = bool(self.free) and self.queue.size > 0
+        return Taken(batch, decision.hopeless, now, unclaimed)
+
+    def note_launch(self, device: Device[T], now: float, seconds: float) -> None:
+        """Learn that a launch was over now and has taken so long."""
+        with self.lock:
+            device.lead.observe(seconds)
+            self.fleet.changed = True
+            if not device.staged:
+                device.started = now
+
+    def advance(
+        self, device: Device[T], batch: list[Request[T]], started: float, in_hand: list[Request[T]]
+    ) -> None:
+        """Note that what was staged runs, since then, and what else the device has in hand."""
+        with self.lock:
+            device.pick_up(batch, self._limits.load(batch), started)
+            device.stage(in_hand, self._limits.load(in_hand) if in_hand else 0)
+            self.fleet.changed = True
+            if device.latency.young:
+                device.learn()
 
     def note_delivery(self, device: Device[T], now: float, seconds: float) -> list[Request[T]]:
         """Learn from a batch whose results were delivered now, ``seconds`` after its end.
@@ -143,10 +246,33 @@ class Scheduler(Generic[T]):
             self.queue.remove_all(hopeless)
         return hopeless
 
+    def retire(self, device: Device[T], unanswered: list[Request[T]]) -> None:
+        """Go on without a device, which is not the last one; others take what it had."""
+        with self.lock:
+            device.put_down()
+            self.fleet.devices = [each for each in self.fleet.devices if each is not device]
+            self.fleet.changed = True
+            self.queue.put_back(unanswered)
+
+    def reported(self, snapshot: Callable[..., BatcherStatistics]) -> BatcherStatistics:
+        """Return a snapshot, given one of the outcomes."""
+        with self.lock:
+            devices = self.devices
+            return snapshot(
+                accepted=self.queue.added,
+                waiting=self.queue.size,
+                peak_waiting=self.queue.peak,
+                batch_sizes=self.batch_sizes,
+                busy=tuple(device.busy for device in devices),
+                reruns=sum(device.reruns for device in devices),
+                restarts=sum(device.restarts for device in devices),
+                latency=tuple(device.latency.fit for device in devices),
+            )
+
     def _decide(self, device: Device[T], now: float) -> Decision[T]:
         decision = decide(
             self.queue,
-            now=now,
+            now=device.next_start(now),
             latency=device.latency,
             limits=self._limits,
             others_done_at=self.fleet.others_done_at(device, now),
@@ -155,6 +281,14 @@ class Scheduler(Generic[T]):
         )
         if decision.hopeless:
             self.queue.remove_all(decision.hopeless)
+        if (
+            isinstance(decision, Dispatch)
+            and len(self.fleet.devices) > 1
+            and not self._limits.shapes
+        ):
+            late = self.fleet.sooner_elsewhere(device, now, self.queue)
+            if late > now:
+                return WaitUntil(late, decision.hopeless)
         return decision
 
     # Planning ahead: what is decided while a device runs, it need not wait for

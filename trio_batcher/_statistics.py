@@ -36,6 +36,7 @@ class BatcherStatistics:
             ``"deadline"`` (unreachable), ``"closed"``, ``"crashed"``.
         batches: batches formed.
         reruns: extra runs of the model, made to find the input that a batch failed on.
+        restarts: how many times a model's process was started anew, after it had died.
         items: requests in those batches.
         batch_sizes: how many batches there were of each size.
         busy: for each device the seconds its model has spent running.
@@ -53,6 +54,7 @@ class BatcherStatistics:
     rejected: Mapping[RejectionReason, int]
     batches: int
     reruns: int
+    restarts: int
     items: int
     batch_sizes: Mapping[int, int]
     busy: tuple[float, ...]

@@ -60,9 +60,11 @@ def wrong_arguments() -> None:
     open_batcher(lengths, limiter=trio.Semaphore(1))  # type: ignore[call-overload]
     open_batcher(lengths, warmup=[1])  # type: ignore[arg-type]
     open_batcher(Lengths, warmup=[1])  # type: ignore[arg-type]
+    open_batcher(Lengths, run_in="fork")  # type: ignore[call-overload]
 
 
 def right_arguments() -> None:
     open_batcher(lengths, max_queue_size=math.inf, max_delay=0.01, max_batch_size=8)
     open_batcher(lengths, limiter=trio.CapacityLimiter(1))
     open_batcher(Lengths, limiter=None)
+    open_batcher(Lengths, run_in="process")

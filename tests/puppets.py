@@ -1,0 +1,202 @@
+"""Models for processes of their own; `Puppet` asks the test before each step it takes.
+
+Imported by the children too, so that it imports little.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+
+import trio
+
+from trio_batcher import open_batcher
+
+from .hosts import host
+from .models import PATIENCE
+
+
+class Picky(Exception):
+    """Says more than its arguments."""
+
+    def __init__(self, item, *, hint):
+        super().__init__(f"{item} {hint}")
+
+
+class Stubborn(Exception):
+    """Cannot be pickled."""
+
+    def __init__(self):
+        super().__init__("stubborn")
+        self.lock = threading.Lock()
+
+
+class Doubler:
+    """Doubles what can be doubled, and does as it is told by a string."""
+
+    def infer(self, items):
+        return [self.answer(item) for item in items]
+
+    def answer(self, item):
+        match item:
+            case "pid":
+                return os.getpid()
+            case "exit":
+                os._exit(7)
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "segfault":
+                ctypes.string_at(0)
+            case "raise":
+                raise LookupError(item)
+            case "leave":
+                raise SystemExit(item)
+            case "stubborn":
+                raise Stubborn
+            case "picky":
+                raise Picky(item, hint="is not easy")
+            case "returned":
+                return LookupError(item)
+            case "unpicklable":
+                return threading.Lock()
+            case "interrupt":
+                os.kill(os.getpid(), signal.SIGINT)
+                return "ignored"
+            case "fork":
+                return self.fork()
+        return item * 2
+
+    def fork(self):
+        """Leave a process behind that has all our descriptors, and a pipe to end it by."""
+        read, write = os.pipe()
+        if pid := os.fork():
+            os.close(read)
+            return pid, write
+        os.close(write)
+        os.read(read, 1)
+        os._exit(0)
+
+
+class Echo:
+    """Returns its inputs, and keeps those of the first batch."""
+
+    def __init__(self):
+        self.first = None
+
+    def infer(self, items):
+        if isinstance(items[0], str) and items[0] == "first":
+            return [self.first]
+        if self.first is None:
+            self.first = items[0]
+        return items
+
+
+class Broken:
+    """Cannot be made."""
+
+    def __init__(self, how):
+        if how == "raise":
+            raise FileNotFoundError("weights.bin")
+        if how == "leave":
+            raise SystemExit("no weights")
+        os._exit(3)
+
+    def infer(self, items):
+        return items
+
+
+class Puppet:
+    """Asks before each step, over a socket, and waits for the answer."""
+
+    def __init__(self, port):
+        self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        self.file = self.socket.makefile("rw")
+        self.ask("init")
+
+    def infer(self, items):
+        self.ask("infer")
+        return [item * 2 for item in items]
+
+    def close(self):
+        self.ask("close")
+
+    def ask(self, step):
+        print(step, os.getpid(), file=self.file, flush=True)
+        match self.file.readline().strip():
+            case "raise":
+                raise ValueError(f"told to raise in {step}")
+            case "exit":
+                os._exit(3)
+            case "hold the lock":
+                # As a model in C can: no other thread of the process runs any more.
+                ctypes.PyDLL(None).pause()
+
+
+class Strings:
+    """The test's end of them."""
+
+    def __init__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.settimeout(PATIENCE)
+        self.port = self.listener.getsockname()[1]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.listener.close()
+
+    async def puppet(self):
+        """Return the next one that is made."""
+        return String(await host.in_thread(self.accept))
+
+    def accept(self):
+        return self.listener.accept()[0]
+
+
+class String:
+    """What leads one puppet."""
+
+    def __init__(self, connection):
+        connection.settimeout(PATIENCE)
+        self.file = connection.makefile("rw")
+        connection.close()
+        self.pid = 0
+
+    def read(self):
+        try:
+            step, _, pid = self.file.readline().strip().partition(" ")
+        except ConnectionResetError:
+            return ""
+        self.pid = int(pid or 0)
+        return step
+
+    async def step(self):
+        """Wait for what it wants to do next: an empty string once it is gone."""
+        step = await host.in_thread(self.read)
+        if not step:
+            self.file.close()
+        return step
+
+    def say(self, answer="go"):
+        print(answer, file=self.file, flush=True)
+
+    async def follow(self, *steps):
+        """Let it take these steps."""
+        for step in steps:
+            assert await self.step() == step
+            self.say()
+
+
+def answer_one(connection):
+    """Ask a model in a process of its own, from this one, and send what comes of it."""
+
+    async def main():
+        async with open_batcher([Doubler, Doubler], run_in="process") as batcher:
+            return await batcher.infer(21), multiprocessing.current_process().daemon
+
+    connection.send(trio.run(main))
