@@ -11,7 +11,8 @@ export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-demo demo test test-all lint docs bench bench-overhead bench-duty bench-latency bench-queue \
-	bench-replicas bench-decision bench-encoder bench-goodput bench-promises bench-chaos bench-crossing clean
+	bench-replicas bench-decision bench-encoder bench-goodput bench-promises bench-chaos bench-crossing \
+	bench-saturated bench-gpu clean
 
 help:
 	@echo "make demo         set up, measure the search app one at a time and batched, then serve it"
@@ -21,7 +22,7 @@ help:
 	@echo "make lint         ruff, flake8-async, mypy and pyright"
 	@echo "make docs         build the documentation into docs/_build/html"
 	@echo "make bench        all benchmarks: bench-overhead, -duty, -replicas, -latency, -queue, -decision, -encoder,"
-	@echo "                  -goodput, -promises, -chaos, -crossing"
+	@echo "                  -goodput, -promises, -chaos, -crossing, -saturated, -gpu"
 
 # pip is upgraded first: --group needs 25.1.
 $(VENV)/.pip:
@@ -73,7 +74,7 @@ docs: setup
 	@echo "docs/_build/html/index.html"
 
 bench: bench-overhead bench-duty bench-replicas bench-latency bench-queue bench-decision bench-encoder bench-goodput \
-	bench-promises bench-chaos bench-crossing
+	bench-promises bench-chaos bench-crossing bench-saturated bench-gpu
 
 bench-overhead: setup
 	$(BIN)/python -m tests.bench.overhead $(ARGS)
@@ -92,6 +93,12 @@ bench-queue: setup
 
 bench-decision: setup
 	$(BIN)/python -m tests.bench.decision $(ARGS)
+
+bench-saturated: setup
+	$(BIN)/python -m tests.bench.saturated $(ARGS)
+
+bench-gpu: setup
+	$(BIN)/python -m tests.bench.gpu $(ARGS)
 
 bench-encoder: setup
 	$(BIN)/python -m tests.bench.encoder $(ARGS)

@@ -61,11 +61,11 @@ class InferenceModel(ABC, Generic[T, R_co]):
     hidden behind the batch before. Both are called in the worker thread. The functions are called
     once each, in the order of their launches, and at most two batches are launched at a time: the
     second one before the first is collected. What either raises is the failure of that batch
-    alone. It is not run again before the other one has been collected; `launch` with parts of it,
+    alone. It is not run again before the other one has been collected; ``launch`` with parts of it,
     one after another, then finds the inputs that fail. If the batcher itself fails, a function may
     not be called any more before `close` is.
 
-    An attribute ``overlaps`` that is false says that `launch` is not worth while, on a CPU for
+    An attribute ``overlaps`` that is false says that ``launch`` is not worth while, on a CPU for
     example; then `infer` is called. It is read once, after construction.
     """
 
