@@ -277,3 +277,17 @@ def test_whatever_looks_at_the_memory_keeps_it(lines, numpy):
     through(ours, theirs, 1, [numpy.zeros(SIZE, numpy.int64), numpy.zeros(SIZE, numpy.int64)])
     assert views[0][0] == 5
     assert bytes(views[1]) == (1).to_bytes(8, sys.byteorder)
+
+
+@pytest.mark.parametrize("name", ["torch", "numpy"])
+def test_what_is_packed_may_be_part_of_a_cycle_of_garbage(name):
+    """The traceback of a batch that failed is one, and holds what was sent and what came back."""
+    library = pytest.importorskip(name)
+    for value in ([library.ones(4), library.ones(3)], library.ones((3, 3)).T, library.ones(0)):
+        packed = pack(value)
+        parts = [bytearray(b"".join(packed.pickle)), *map(bytearray, packed.buffers)]
+        views = [memoryview(part) for part in parts]
+        cycle = [packed, views, unpack(views)]
+        cycle.append(cycle)
+        del packed, views, cycle
+        gc.collect()  # pytest makes an error of what it cannot free

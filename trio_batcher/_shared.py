@@ -218,19 +218,19 @@ class _TensorPickler(pickle.Pickler):
         ):
             return NotImplemented
         plain = value.detach().resolve_conj().resolve_neg().cpu().contiguous()
-        memory = _Memory(plain)
-        return _tensor, (pickle.PickleBuffer(memory.view), str(plain.dtype), tuple(plain.shape))
+        memory = pickle.PickleBuffer(_memory_of(plain))
+        return _tensor, (memory, str(plain.dtype), tuple(plain.shape))
 
 
-class _Memory:
-    """The bytes of a contiguous tensor, which live as long as anybody looks at them."""
-
-    def __init__(self, tensor: Any) -> None:
-        size = tensor.numel() * tensor.element_size()
-        array_type: Any = type("_Bytes", (ctypes.c_ubyte * size,), {})
-        data = array_type.from_address(tensor.data_ptr()) if size else array_type()
-        data.tensor = tensor
-        self.view = memoryview(data).cast("B")
+def _memory_of(tensor: Any) -> Any:
+    """Return the bytes of a contiguous tensor, which live as long as anybody looks at them."""
+    # Not by way of a memoryview: one that has to be kept for its buffer crashes the interpreter
+    # when it is part of a cycle of garbage, such as the traceback of a failed batch.
+    size = tensor.numel() * tensor.element_size()
+    array_type: Any = type("_Bytes", (ctypes.c_ubyte * size,), {})
+    memory = array_type.from_address(tensor.data_ptr()) if size else array_type()
+    memory.tensor = tensor
+    return memory
 
 
 def _tensor(buffer: Any, dtype: str, shape: tuple[int, ...]) -> Any:
