@@ -121,27 +121,21 @@ async def batched(
     """Return items a second and percent busy, of 256 callers in a closed loop."""
     model = TorchModel(module, device=where.device, autocast=where.dtype if where.cuda else None)
     item, answered = make(), 0
-    async with (
-        open_batcher(model, max_batch_size=size, warmup=[item]) as batcher,
-        trio.open_nursery() as nursery,
-    ):
+    async with open_batcher(model, max_batch_size=size, warmup=[item]) as batcher:
+        started = time.perf_counter()
 
         async def caller() -> None:
             nonlocal answered
-            while True:
+            while time.perf_counter() - started < where.seconds:
                 await batcher.infer(item)
                 answered += 1
 
-        for _ in range(CALLERS):
-            nursery.start_soon(caller)
-        await trio.sleep(where.seconds / 4)
-        before, busy, started = answered, batcher.statistics().busy[0], time.perf_counter()
-        await trio.sleep(where.seconds)
+        async with trio.open_nursery() as nursery:
+            for _ in range(CALLERS):
+                nursery.start_soon(caller)
+        # Until the last batch has ended: what is busy is known at the end of a batch.
         elapsed = time.perf_counter() - started
-        rate = (answered - before) / elapsed
-        share = 100.0 * (batcher.statistics().busy[0] - busy) / elapsed
-        nursery.cancel_scope.cancel()
-    return rate, share
+        return answered / elapsed, 100.0 * batcher.statistics().busy[0] / elapsed
 
 
 def main() -> int:
