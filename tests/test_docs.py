@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import inspect
 import json
 import os
@@ -41,7 +42,7 @@ class Page:
     def __init__(self, path, capsys, monkeypatch):
         self.capsys = capsys
         self.monkeypatch = monkeypatch
-        self.namespace = {"__name__": "__main__"}
+        self.namespace = {"__name__": "__main__", "__builtins__": builtins}
         self.printed = ""
         sybil = Sybil(
             [CodeBlockParser("python", self.run), CodeBlockParser("text", self.compare)],

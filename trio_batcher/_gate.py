@@ -92,6 +92,16 @@ class Gate:
             limit.deadline = self._closes_at
         self._check_drained()
 
+    async def evict(self, grace: float) -> None:
+        """Cancel the requests inside and wait for their ends, so many seconds at most.
+
+        Cancellation: it does not come through.
+        """
+        if self._inside:
+            self.close(0.0)
+            with anyio.move_on_after(grace, shield=True):
+                await self.wait_drained()
+
     async def wait_drained(self) -> None:
         """Return once the gate is closed and the last request that was let in is answered."""
         await self._drained.wait()

@@ -117,12 +117,17 @@ async def serve(
         tasks.cancel_scope.cancel()
 
     with _handlers_kept(listed):
-        async with anyio.create_task_group() as tasks:
-            if listed:
-                await tasks.start(_wait_for_signal, listed, stopping)
-            for event in until:
-                tasks.start_soon(stop_after, event.wait)
-            tasks.start_soon(run_hypercorn)
+        try:
+            async with anyio.create_task_group() as tasks:
+                if listed:
+                    await tasks.start(_wait_for_signal, listed, stopping)
+                for event in until:
+                    tasks.start_soon(stop_after, event.wait)
+                tasks.start_soon(run_hypercorn)
+        finally:
+            # When it is cancelled, hypercorn leaves them running, with asyncio on Python 3.12 and
+            # later.
+            await gate.evict(_HANG_UP)  # noqa: ASYNC102  shielded in there
     if failure is not None:
         raise failure
     _logger.info("Stopped: %d accepted requests were cut off", gate.cut_off)
