@@ -44,7 +44,6 @@ T = TypeVar("T")
 # all who wait take at their mean cost: being served in turn takes that long once.
 _TURNS = 2.0
 
-
 # Of a request that may ride: its gain, negative so that the best come first; its number, which
 # decides between equal ones; when it is due.
 _Rider: TypeAlias = "tuple[float, int, float, Entry[T]]"
@@ -103,8 +102,9 @@ def best_pack(
 ) -> list[Request[T]]:
     """Return the batch to run; empty if nobody can be on time, or nothing is known of the device.
 
-    Of those without a deadline who have waited for `PATIENCE` full batches the first one rides
-    in any case, and with it as many of those who can ride along as take half of the seats.
+    Of those without a deadline who have waited for `PATIENCE` full batches, and for as many as
+    all who wait would need twice, the first one rides in any case, and with it as many of those
+    who can ride along as take half of the seats.
 
     Args:
         queue: the waiting requests.
