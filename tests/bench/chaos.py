@@ -110,8 +110,9 @@ class Chaos:
         while trio.current_time() < end:
             await trio.sleep(self.every)
             for child in multiprocessing.active_children():
-                os.kill(child.pid, signal.SIGKILL)
-                self.killed.add(child.pid)
+                pid = child.pid  # while there is one: it is replaced at once
+                os.kill(pid, signal.SIGKILL)
+                self.killed.add(pid)
                 if self.down_since is None:
                     self.down_since, self.back = time.monotonic(), trio.Event()
         await self.back.wait()
