@@ -75,7 +75,7 @@ class Device(Generic[T]):
         self.staged_load = 0
         self.latest = 0, 0.0
         self.lead = DeliveryModel()
-        self.now = self._now = host.now
+        self.now = host.now
         self._source = source
         self._keeper = source.keeper
         self._await = host.call
@@ -207,10 +207,10 @@ class Device(Generic[T]):
     def _attempt(self, inputs: list[T], load: int) -> Attempt:
         if self._keeper is not None:
             self._keeper.ready()  # what that takes is not a batch's time
-        started = self._now()
+        started = self.now()
         if self.overlaps:
             collect = self.try_launch(inputs)
-            return self.try_collect(collect, load, started, self._now())
+            return self.try_collect(collect, load, started, self.now())
         try:
             results = self._call(inputs)
         except DeviceLost:
@@ -222,7 +222,7 @@ class Device(Generic[T]):
         return self._returned(results, load, started)
 
     async def _attempt_async(self, inputs: list[T], load: int) -> Attempt:
-        started = self._now()
+        started = self.now()
         try:
             results = await self._await(self._call, inputs)
         except DeviceLost:
@@ -233,14 +233,14 @@ class Device(Generic[T]):
         return self._returned(results, load, started)
 
     def _returned(self, results: Any, load: int, started: float) -> Returned:
-        self.ended = ended = self._now()
+        self.ended = ended = self.now()
         self.busy += ended - started
         if load:
             self._measured.append((load, ended - started, ended))
         return Returned(results)
 
     def _raised(self, error: BaseException, started: float) -> Raised:
-        self.ended = self._now()
+        self.ended = self.now()
         self.busy += self.ended - started
         return Raised(error)
 

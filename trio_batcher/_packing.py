@@ -56,13 +56,11 @@ class _Level(NamedTuple, Generic[T]):
         most: no batch of theirs gains more per second.
         cost: of the dearest.
         lanes: all of them.
-        key: theirs.
     """
 
     most: float
     cost: float
     lanes: list[list[_Rider[T]]]
-    key: Any
 
 
 def out_of_reach(
@@ -145,7 +143,7 @@ def best_pack(
     levels = [
         level
         for key, by_cost in pools.items()
-        for level in _levels(key, by_cost, expected, shapes)
+        for level in _levels(by_cost, expected, shapes)
         if oldest is None or oldest.shape is None or oldest.shape.key == key
     ]
     rate, best = 0.0, list["Entry[T]"]()
@@ -195,7 +193,6 @@ def _riders(
 
 
 def _levels(
-    key: Any,
     by_cost: Sequence[tuple[float, list[_Rider[T]]]],
     expected: Sequence[float],
     shapes: Shapes,
@@ -208,7 +205,7 @@ def _levels(
             top = sorted(chain(top, *dearest))[: shapes.max_batch_size]
             gains = accumulate([-rider[0] for rider in top])
             seconds = [expected[load] for load in shapes.loads(cost)[1:]]
-            yield _Level(max(map(truediv, gains, seconds)), cost, lanes.copy(), key)
+            yield _Level(max(map(truediv, gains, seconds)), cost, lanes.copy())
 
 
 def _best_of(
@@ -225,7 +222,7 @@ def _best_of(
     dues, worth = [rider[2] for rider in rest], -sum([rider[0] for rider in kept])
     # Batches become smaller and quicker. Inside are those on time with the one looked at: their
     # gains, negative, the least last.
-    last, inside, total = len(rest), list[float](), 0.0
+    last, inside = len(rest), list[float]()
     rate, size = 0.0, 0
     for count in sizes(most, max(1, len(kept))):
         load, seats = loads[count], count - len(kept)
