@@ -85,7 +85,9 @@ class Stage:
         self.clock = Clock()
         self.model = Launched(self.clock, **kwargs)
         (source,) = as_sources(self.model)
-        self.device = Device(source, most, SimpleNamespace(now=self.clock, call=None))
+        self.device = Device(
+            source, most, SimpleNamespace(now=self.clock, call=None, doorbell=object)
+        )
         self.scheduler = Scheduler([self.device], Limits(most, 0.0), self.clock)
         self.wanted, self.aborted = False, SimpleNamespace(wait=self.clock.wait)
         self.answers, self.refused, self.delivered = [], [], []

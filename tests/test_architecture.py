@@ -21,7 +21,7 @@ FLOORS = [
     {"_batcher", "asgi"},
     {"_session"},
     {"_engine", "_lifecycle"},
-    {"_bursts"},
+    {"_attendants", "_bursts"},
     {"_overlap"},
     {"_gate", "_options", "_outcomes", "_scheduler"},
     {"_fleet"},

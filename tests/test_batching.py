@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import sys
+from contextvars import ContextVar
 
 import pytest
+import sniffio
 import trio
 import trio.testing
 
 from trio_batcher import InferenceModel, ModelError, Overloaded, open_batcher
 
 from .hosts import host, wait_all_tasks_blocked
-from .models import GatedModel, TimedModel
+from .models import PATIENCE, GatedModel, TimedModel
 
 pytestmark = pytest.mark.usefixtures("on_host")
 
@@ -26,6 +29,49 @@ async def test_a_lone_request_does_not_wait(virtual_time):
             start = host.current_time()
             await batcher.infer(1)
             assert host.current_time() == pytest.approx(start + 0.01)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("kind", ["async", "in a thread"])
+async def test_a_model_sees_the_context_of_who_opened_and_no_callers(kind, replicas):
+    """A batch is not one caller's, whoever it was started for."""
+    variable: ContextVar[str] = ContextVar("variable")
+    seen = []
+
+    def model(items):
+        seen.append(variable.get())
+        return items
+
+    async def async_model(items):
+        return model(items)
+
+    async def caller():
+        variable.set("a caller's")
+        await batcher.infer(0)
+
+    variable.set("the opener's")
+    models = [model if kind == "in a thread" else async_model] * replicas
+    async with open_batcher(models) as batcher:
+        for _ in range(3):
+            async with host.open_nursery() as nursery:
+                nursery.start_soon(caller)
+    assert seen == ["the opener's"] * 3
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio has had eager tasks since 3.12")
+@pytest.mark.parametrize("kind", ["async", "in a thread"])
+async def test_a_burst_that_begins_at_once_answers_nobody_before_it_waits(kind):
+    """With eager tasks a burst takes its first steps inside the call that it was started for."""
+    if sniffio.current_async_library() != "asyncio":
+        pytest.skip("eager tasks are asyncio's")
+
+    async def model(items):
+        return items
+
+    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+    async with open_batcher(model if kind == "async" else list) as batcher:
+        with host.fail_after(PATIENCE):
+            assert [await batcher.infer(item) for item in range(3)] == [0, 1, 2]
 
 
 async def test_requests_gather_while_the_device_runs(virtual_time):

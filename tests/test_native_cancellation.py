@@ -333,18 +333,54 @@ async def test_the_end_of_the_program_cancels_everything_at_once(steps, asynchro
     assert server.cancelled()
 
 
-async def test_a_cancellation_of_the_batchers_own_task_is_a_crash_and_not_a_hang():
+OURS = ["Engine.serve", "Attendants._attend"]
+
+
+def task_of(function):
+    """Return the batcher's task that runs a function."""
+    (task,) = (task for task in asyncio.all_tasks() if task.get_name().endswith(function))
+    return task
+
+
+@pytest.mark.parametrize("ours", OURS)
+async def test_a_cancellation_of_the_batchers_own_task_is_a_crash_and_not_a_hang(ours):
     """Nobody has any business to: its callers hear of it, the block itself runs on."""
     with pytest.raises(BatcherCrashed):
         async with open_batcher(double) as batcher:
-            (ours,) = asyncio.all_tasks() - {asyncio.current_task()}
-            ours.cancel()
+            await wait_all_tasks_blocked()
+            task_of(ours).cancel()
             await batcher.failed.wait()
             await asyncio.sleep(0)
             with pytest.raises(BatcherCrashed) as caught:
                 await batcher.infer(1)
             assert isinstance(caught.value.__cause__, asyncio.CancelledError)
     assert asyncio.current_task().cancelling() == 0
+
+
+# Anyio's, of a task that was cancelled before its first step.
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+async def test_a_task_that_is_cancelled_before_it_begins_is_a_crash_and_not_a_hang():
+    """Without it nothing would ever run, although all else looks well."""
+    with pytest.raises(BatcherCrashed):
+        async with open_batcher(double) as batcher:
+            task_of("Attendants._attend").cancel()
+            with pytest.raises(BatcherCrashed):
+                await batcher.infer(1)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_task_that_is_cancelled_when_it_is_called_on_leaves_nobody_waiting(asynchronous):
+    """Its device was given away, and nothing runs there: whoever waits hears of it."""
+    model = AsyncGate() if asynchronous else GatedModel()
+    with pytest.raises(BatcherCrashed):
+        async with open_batcher(model) as batcher:
+            caller = asyncio.create_task(batcher.infer(1))
+            await asyncio.sleep(0)
+            assert batcher.statistics().waiting == 1
+            task_of("Attendants._attend").cancel()
+            with pytest.raises(BatcherCrashed):
+                await caller
+    assert model.batches == []
 
 
 async def test_the_end_of_the_program_waits_for_a_thread_without_blocking_the_event_loop():
@@ -371,12 +407,13 @@ async def test_the_end_of_the_program_waits_for_a_thread_without_blocking_the_ev
     assert limiter.borrowed_tokens == 0
 
 
-async def test_the_batchers_own_task_cancelled_again_while_it_ends_cancels_nobody_else():
+@pytest.mark.parametrize("ours", OURS)
+async def test_the_batchers_own_task_cancelled_again_while_it_ends_cancels_nobody_else(ours):
     """A crash already, it stays one: the body is not cancelled, and nothing is left over."""
     model = GatedModel()
     with pytest.raises(BatcherCrashed):
         async with open_batcher(model) as batcher:
-            (ours,) = asyncio.all_tasks() - {asyncio.current_task()}
+            ours = task_of(ours)
             caller = asyncio.create_task(batcher.infer(1))
             await model.started()
             for _ in range(2):

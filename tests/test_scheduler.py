@@ -44,7 +44,9 @@ class Stage:
     def __init__(self, tick: float = TICK, model=lambda items: items) -> None:
         self.clock, self._numbers = Clock(tick), count()
         (source,) = as_sources(model)
-        self.device = Device(source, LARGEST, SimpleNamespace(now=self.clock, call=None))
+        self.device = Device(
+            source, LARGEST, SimpleNamespace(now=self.clock, call=None, doorbell=object)
+        )
         for size in (1, 2, 3, 5, LARGEST) * 4:
             self.device.latency.observe(size, seconds(size), 0.0)
         self.device.latency.refresh()

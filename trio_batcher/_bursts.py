@@ -110,7 +110,8 @@ class Bursts(Generic[T]):
                 self._host.post(self._deliver, *done)
 
     async def _work_async(self, device: Device[T], parting: list[Done[T]]) -> None:
-        await self._limiter.acquire_on_behalf_of(device)
+        if self.shared:
+            await self._limiter.acquire_on_behalf_of(device)
         try:
             while batch := self._take(device):
                 items = [request.item for request in batch]
@@ -121,7 +122,8 @@ class Bursts(Generic[T]):
                     return
                 self._deliver(*done)
         finally:
-            self._limiter.release_on_behalf_of(device)
+            if self.shared:
+                self._limiter.release_on_behalf_of(device)
 
     def _take(self, device: Device[T]) -> list[Request[T]]:
         return self._heed(self._scheduler.take(device))

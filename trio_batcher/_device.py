@@ -52,6 +52,7 @@ class Device(Generic[T]):
         staged_load: what those count as, or the first of two batches.
         latest: the load of the last batch that was launched and collected, and what it took.
         lead: how long it takes until a batch is launched. Guarded likewise.
+        bell: has its attendant begin a burst.
         now: the time.
     """
 
@@ -75,6 +76,7 @@ class Device(Generic[T]):
         self.staged_load = 0
         self.latest = 0, 0.0
         self.lead = DeliveryModel()
+        self.bell = host.doorbell()
         self.now = host.now
         self._source = source
         self._keeper = source.keeper

@@ -1,9 +1,10 @@
 """The way of a request from its caller to a device and back.
 
 Three parties meet here. *Callers* (tasks) put requests into the queue and park. The
-*gather task* (one) starts a burst on a free device when the policy says so. A *burst*
-(one per busy device, in a worker thread or a task) takes batch after batch, each
-composed at the last instant, and posts the outcomes back into the event loop.
+*gather task* (one) has a burst begin on a free device when the policy says so. A *burst*
+(one per busy device, in a worker thread or in the device's own task, its *attendant*) takes
+batch after batch, each composed at the last instant, and posts the outcomes back into the
+event loop.
 
 Who may touch what:
 
@@ -19,6 +20,7 @@ import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, assert_never
 
+from ._attendants import Attendants
 from ._bursts import Bursts
 from ._errors import BatcherError, DeadlineUnreachable, DeviceLost
 from ._hosts import ki_protected
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from ._bursts import Done
     from ._device import Device
-    from ._hosts import CapacityLimiter, Host, Nursery
+    from ._hosts import CapacityLimiter, Host
     from ._queue import Request
     from ._statistics import BatcherStatistics
 
@@ -71,6 +73,9 @@ class Engine(Generic[T]):
         self._ring_at: float = _NEVER
         self._ring_before = -_NEVER
         self._scope = host.shield()
+        self._attendants = Attendants(
+            devices, self._burst, faults_kept=self._faults_kept, forsake=self._set_free
+        )
         self._aborted = False
         self.failure: BaseException | None = None
         self.failed = host.event()
@@ -96,9 +101,9 @@ class Engine(Generic[T]):
             queue.add(request)
             if now >= scheduler.plan_from:
                 scheduler.plan_ahead(now)
-            ring = queue.size >= self._ring_at or deadline < self._ring_before
-        if ring:
-            self._ring()
+            enough = queue.size >= self._ring_at
+        if enough or deadline < self._ring_before:
+            self._call_for_burst(enough=enough)
         return None
 
     def submit_group(self, group: Group[T]) -> BatcherError | None:
@@ -113,9 +118,9 @@ class Engine(Generic[T]):
                 self._scheduler.queue.add(request)
             if first.arrived >= self._scheduler.plan_from:
                 self._scheduler.plan_ahead(first.arrived)
-            ring = self._scheduler.queue.size >= self._ring_at or first.deadline < self._ring_before
-        if ring:
-            self._ring()
+            enough = self._scheduler.queue.size >= self._ring_at
+        if enough or first.deadline < self._ring_before:
+            self._call_for_burst(enough=enough)
         return None
 
     def _discard(self, requests: Iterable[Request[T]]) -> None:
@@ -146,23 +151,25 @@ class Engine(Generic[T]):
             with self._scope, self._faults_kept():
                 async with self._host.open_nursery() as nursery:
                     with self._faults_kept():
-                        await self._gather(nursery)
+                        await self._attendants.begin(self._host, nursery)
+                        await self._gather()
+                    self._attendants.dismiss()
         finally:
             self.abort()
             self.ended.set()
 
-    async def _gather(self, nursery: Nursery) -> None:
+    async def _gather(self) -> None:
         scheduler = self._scheduler
         while (
             not scheduler.closing
             or scheduler.queue.size
             or len(scheduler.free) < len(scheduler.fleet.devices)
         ):
-            until = self._start_bursts(nursery)
+            until = self._start_bursts()
             await self._doorbell.listen(min(until, self._look_out()))
             self._ring_at, self._ring_before = _NEVER, -_NEVER
 
-    def _start_bursts(self, nursery: Nursery) -> float:
+    def _start_bursts(self) -> float:
         """Start what can be started; return until when to sleep unless the doorbell rings."""
         until = _NEVER
         for device in self._scheduler.by_speed():
@@ -184,7 +191,7 @@ class Engine(Generic[T]):
                     until = min(until, time)
                 case Dispatch():
                     self._scheduler.free.remove(device)
-                    nursery.start_soon(self._burst, device)
+                    device.bell.ring()
                 case never:
                     assert_never(never)
         return until
@@ -201,12 +208,27 @@ class Engine(Generic[T]):
         self._ring_before = max(self._ring_before, look.earliest)
         return look.until
 
+    def _call_for_burst(self, *, enough: bool) -> None:
+        """Have who waits looked after: by a burst if that is clear, else by the gather task.
+
+        Where there is one device, nobody to take turns with, and enough to do for it, the gather
+        task would do nothing else; a pass of the event loop is saved. The burst decides again.
+        """
+        free = self._scheduler.free
+        if not enough or self._bursts.shared or len(self._scheduler.fleet.devices) > 1:
+            self._ring()
+            return
+        self._ring_at, self._ring_before = _NEVER, -_NEVER
+        device = free.pop()
+        with self._scheduler.lock:
+            device.starting = True
+        device.bell.ring()
+
     def _ring(self) -> None:
         # Once is enough until the gather task has looked again.
         self._ring_at, self._ring_before = _NEVER, -_NEVER
         self._doorbell.ring()
 
-    @ki_protected
     async def _burst(self, device: Device[T]) -> None:
         lost = False
         parting: list[Done[T]] = []
@@ -227,12 +249,16 @@ class Engine(Generic[T]):
                 stranded = [*(device.batch or ()), *device.staged]
             if lost and self.failure is None:
                 self._scheduler.retire(device, [each for each in stranded if is_awaited(each)])
+                self._ring()
             else:
-                with self._scheduler.lock:
-                    device.put_down()
                 self._turn_away(stranded)
-                self._scheduler.free.append(device)
-            self._ring()
+                self._set_free(device)
+
+    def _set_free(self, device: Device[T]) -> None:
+        with self._scheduler.lock:
+            device.put_down()
+        self._scheduler.free.append(device)
+        self._ring()
 
     # Outcomes, in the event loop
 

@@ -162,7 +162,7 @@ class Host(Protocol):
         ...
 
     def limiter(self, tokens: int) -> CapacityLimiter:
-        """Return a new limiter."""
+        """Return a new limiter, for at most so many calls of `in_thread` at a time."""
         ...
 
     def open_nursery(self) -> AbstractAsyncContextManager[Nursery]:
