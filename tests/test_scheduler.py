@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import count
+from itertools import count, pairwise
 from random import Random
 from types import SimpleNamespace
 
@@ -118,14 +118,14 @@ def test_a_plan_is_made_in_the_last_moments_and_renewed_as_others_come():
     stage.run_until(20 * TICK)
     stage.come(4 * FULL)
     assert stage.device.plan is None
-    stage.run_until(15 * TICK)
+    stage.run_until(11.5 * TICK)
     stage.come(4 * FULL)
     first = stage.device.plan
     assert first is not None
-    stage.run_until(10 * TICK)
+    stage.run_until(8 * TICK)
     stage.come(4 * FULL)
     assert stage.device.plan is first
-    stage.run_until(5 * TICK)
+    stage.run_until(2 * TICK)
     # It cannot wait for the batch after the next one, unlike all others.
     (urgent,) = stage.come(FULL + 8 * TICK)
     assert urgent in stage.device.plan.batch
@@ -268,11 +268,29 @@ def test_a_decision_that_was_held_up_makes_no_plan_in_the_first_half_of_a_batch(
 
 @given(st.floats(1e-6, 1e-2), st.floats(1e-4, 10.0))
 def test_planning_takes_a_small_part_of_a_batch(deciding, running):
-    """However long deciding takes: 3%, one plan more, and none in the first half."""
+    """However often somebody comes: 4.5%, or a single plan, and none in the first half."""
     ahead, again = planning(deciding, running)
     assert 0.0 < ahead <= running / 2
-    assert again >= 2.0 * deciding
-    assert ahead / again * deciding <= 0.03 * running * (1 + 1e-9)
+    left, plans = ahead, 1
+    while (left := min(again * left, left - deciding)) >= deciding:
+        plans += 1
+    assert plans == 1 or plans * deciding <= 0.045 * running * (1 + 1e-9)
+
+
+def test_plans_are_made_ever_more_often_until_the_device_is_free():
+    """So that the last one is fresh: those who come while it is made are all that it misses."""
+    stage = Stage(tick=TICK / 100)
+    stage.come(math.inf, *[4 * FULL] * (3 * LARGEST))
+    stage.take()
+    end, planned = stage.device.free_at(), []
+    while (now := stage.scheduler.plan_from) < end:
+        stage.clock.time = now
+        stage.come(4 * FULL)
+        planned.append(end - now)
+    assert len(planned) > 3
+    steps = [before - after for before, after in pairwise(planned)]
+    assert steps == sorted(steps, reverse=True)
+    assert planned[-1] <= 2 * stage.device.deciding
 
 
 def test_nothing_is_planned_for_a_device_that_is_not_known():

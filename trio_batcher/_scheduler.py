@@ -28,10 +28,11 @@ T = TypeVar("T")
 
 # The next batch of a device that runs is planned when somebody comes: from so many times as long
 # before it should be free as deciding takes, but in the last part of its run only.
-_AHEAD, _PART = 16.0, 0.5
-# It is planned anew after so many times that, as the plan without those who have come meanwhile is
-# a worse one; and less often if all plans together would take more than this part of the run.
-_AGAIN, _SHARE = 2.0, 0.03
+_AHEAD, _PART = 12.0, 0.5
+# It is planned anew, as the plan without those who have come meanwhile is a worse one. How stale a
+# plan is counts at the end only: so that is done ever more often, each time when at most so much is
+# left of the time that was; and when less, if all plans could take more than this part of the run.
+_LEFT, _SHARE = 0.75, 0.045
 # The next batch is composed as if the one that runs took so much of what is expected, or of what
 # the last one has shown: what a device takes is known only if it is asked before it is ready.
 _EARLY = 7.0 / 8.0
@@ -70,16 +71,24 @@ class Outlook(NamedTuple, Generic[T]):
 
 
 def planning(deciding: float, running: float) -> tuple[float, float]:
-    """Return how long before a batch ends planning begins, and after what time a plan is stale.
+    """Return how long before a batch ends planning begins, and what is left at the next plan.
 
     Args:
         deciding: seconds a decision takes.
         running: seconds the batch takes; 0 if nobody knows: then nothing is planned.
+
+    Returns:
+        Seconds, and the part of the time to the end that is left when a plan is made anew. No plan
+        is made in less time than the one before it took, nor when less is left than it takes.
     """
     if not running:
-        return 0.0, math.inf
+        return 0.0, _LEFT
     ahead = min(_AHEAD * deciding, _PART * running)
-    return ahead, max(_AGAIN * deciding, deciding * ahead / (_SHARE * running))
+    # The last one is made when as much is left as it takes, and none later.
+    others = _SHARE * running / deciding - 1.0
+    if others <= 0.0:
+        return ahead, 0.0
+    return ahead, min(_LEFT, min(1.0, deciding / ahead) ** (1.0 / others))
 
 
 class Scheduler(Generic[T]):
@@ -307,7 +316,8 @@ class Scheduler(Generic[T]):
         for device in self.fleet.devices:
             if device.plan_from <= now and device.batch is not None:
                 at = max(now, device.free_at())
-                device.plan_from = now + device.plan_again
+                left = min(device.plan_again * (at - now), at - now - device.deciding)
+                device.plan_from = at - left if left >= device.deciding else math.inf
                 device.plan = plan(
                     self.queue,
                     now=at,

@@ -88,6 +88,15 @@ def timed(waiting: int, mix: str, rounds: int, largest: int = 32) -> Times:
     return times
 
 
+def _plans(deciding: float, running: float) -> int:
+    """Return how many plans a batch has at most, if somebody comes whenever one can be made."""
+    left, again = planning(deciding, running)
+    plans = 1
+    while (left := min(again * left, left - deciding)) >= deciding:
+        plans += 1
+    return plans
+
+
 def main() -> int:
     """Print the table; return 1 if a goal is missed."""
     missed = False
@@ -98,8 +107,8 @@ def main() -> int:
             times = timed(waiting, mix, 600)
             middle, fresh = median(times.carrying_out), median(times.deciding)
             high = quantiles(times.deciding, n=10)[-1]
-            ahead, again = planning(1e-6 * fmean(times.planning), 1.0 / BATCHES_PER_SECOND)
-            each = fmean(times.carrying_out) + (1 + ahead // again) * fmean(times.planning)
+            plans = _plans(1e-6 * fmean(times.planning), 1.0 / BATCHES_PER_SECOND)
+            each = fmean(times.carrying_out) + plans * fmean(times.planning)
             share = 1e-6 * each * BATCHES_PER_SECOND
             verdict = "" if goal is None else f"   goal {goal:.0f} us"
             missed |= goal is not None and middle > goal
