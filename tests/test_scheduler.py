@@ -60,8 +60,10 @@ class Stage:
             come.append(request)
             with self.scheduler.lock:
                 self.scheduler.queue.add(request)
-                if now >= self.scheduler.plan_from:
-                    self.scheduler.plan_ahead(now)
+                due = self.scheduler.is_plan_due(now)
+            if due:
+                self.scheduler.plan_ahead()
+                self.clock.time = now
         return come
 
     def take(self) -> list[Request]:

@@ -99,9 +99,10 @@ class Engine(Generic[T]):
             ) and (refusal := self._refusal(1, deadline, now)) is not None:
                 return self.outcomes.refused(refusal, 1)
             queue.add(request)
-            if now >= scheduler.plan_from:
-                scheduler.plan_ahead(now)
+            plan = scheduler.is_plan_due(now)
             enough = queue.size >= self._ring_at
+        if plan:
+            self._doorbell.ring()
         if enough or deadline < self._ring_before:
             self._call_for_burst(enough=enough)
         return None
@@ -116,9 +117,10 @@ class Engine(Generic[T]):
                 return self.outcomes.refused(refusal, count)
             for request in requests:
                 self._scheduler.queue.add(request)
-            if first.arrived >= self._scheduler.plan_from:
-                self._scheduler.plan_ahead(first.arrived)
+            plan = self._scheduler.is_plan_due(first.arrived)
             enough = self._scheduler.queue.size >= self._ring_at
+        if plan:
+            self._doorbell.ring()
         if enough or first.deadline < self._ring_before:
             self._call_for_burst(enough=enough)
         return None
@@ -168,6 +170,8 @@ class Engine(Generic[T]):
             until = self._start_bursts()
             await self._doorbell.listen(min(until, self._look_out()))
             self._ring_at, self._ring_before = _NEVER, -_NEVER
+            if scheduler.plan_due:
+                scheduler.plan_ahead()
 
     def _start_bursts(self) -> float:
         """Start what can be started; return until when to sleep unless the doorbell rings."""

@@ -26,7 +26,7 @@ __all__ = ["Outlook", "Scheduler", "Taken", "planning"]
 
 T = TypeVar("T")
 
-# The next batch of a device that runs is planned when somebody comes: from so many times as long
+# The next batch of a device that runs is planned when somebody has come: from so many times as long
 # before it should be free as deciding takes, but in the last part of its run only.
 _AHEAD, _PART = 12.0, 0.5
 # It is planned anew, as the plan without those who have come meanwhile is a worse one. How stale a
@@ -104,6 +104,7 @@ class Scheduler(Generic[T]):
         closing: nobody is to wait for companions any more.
         batch_sizes: how many batches were taken, by size.
         plan_from: a request that comes then or later may be one to plan for.
+        plan_due: one has come.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Scheduler(Generic[T]):
         self.closing = False
         self.batch_sizes: Counter[int] = Counter()
         self.plan_from = math.inf
+        self.plan_due = False
         self.devices = devices
         self._limits = limits
         self._now = now
@@ -308,22 +310,31 @@ class Scheduler(Generic[T]):
         device.plan_from = now + seconds - ahead if ahead else math.inf
         self.plan_from = min(each.plan_from for each in self.fleet.devices)
 
-    def plan_ahead(self, now: float) -> None:
-        """Plan for the devices that are about to be free. The lock is held.
+    def is_plan_due(self, arrived: float) -> bool:
+        """Return whether `plan_ahead` is to be called for a request that came. The lock is held.
 
-        To be called when a request came at `plan_from` or later: a plan without it is stale.
+        Requests often come several at a time: of these only the first one's is.
         """
-        for device in self.fleet.devices:
-            if device.plan_from <= now and device.batch is not None:
-                at = max(now, device.free_at())
-                left = min(device.plan_again * (at - now), at - now - device.deciding)
-                device.plan_from = at - left if left >= device.deciding else math.inf
-                device.plan = plan(
-                    self.queue,
-                    now=at,
-                    latency=device.latency,
-                    limits=self._limits,
-                    others_done_at=self.fleet.others_done_at(device, at),
-                    delivery=device.delivery.seconds,
-                )
-        self.plan_from = min(each.plan_from for each in self.fleet.devices)
+        if arrived < self.plan_from:
+            return False
+        self.plan_from, self.plan_due = math.inf, True
+        return True
+
+    def plan_ahead(self) -> None:
+        """Plan for the devices that are about to be free, as somebody came."""
+        with self.lock:
+            now, self.plan_due = self._now(), False
+            for device in self.fleet.devices:
+                if device.plan_from <= now and device.batch is not None:
+                    at = max(now, device.free_at())
+                    left = min(device.plan_again * (at - now), at - now - device.deciding)
+                    device.plan_from = at - left if left >= device.deciding else math.inf
+                    device.plan = plan(
+                        self.queue,
+                        now=at,
+                        latency=device.latency,
+                        limits=self._limits,
+                        others_done_at=self.fleet.others_done_at(device, at),
+                        delivery=device.delivery.seconds,
+                    )
+            self.plan_from = min(each.plan_from for each in self.fleet.devices)
