@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+
+from trio_batcher._interpreter import prompt_waking
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +26,17 @@ def stolen_seconds() -> float:
     except OSError:
         return 0.0
     return int(fields[8]) / os.sysconf("SC_CLK_TCK")
+
+
+def oversleeping(seconds: float = 0.03, times: int = 200) -> list[float]:
+    """Return how much too long sleeps take here while nothing else is done, the shortest first."""
+    with prompt_waking():
+        overs = []
+        for _ in range(times):
+            started = time.perf_counter()
+            time.sleep(seconds)
+            overs.append(time.perf_counter() - started - seconds)
+    return sorted(overs)
 
 
 def undisturbed(

@@ -33,7 +33,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
-from tests.bench.disturbance import undisturbed
+from tests.bench.disturbance import oversleeping, undisturbed
 from tests.simulation.classics import CLASSICS
 from tests.simulation.optima import heavy_alone, optimum
 from tests.simulation.play import Fate, Played, play, serve, serve_really
@@ -208,6 +208,10 @@ def virtual(cells: Sequence[Cell], seeds: Sequence[int], processes: int) -> list
 
 def real(cells: Sequence[Cell], seeds: Sequence[int]) -> list[Row]:
     """Measure cells on the real clock, one after another, and print a row for each."""
+    overs = oversleeping()
+    half, tenth, hundredth = (1e3 * overs[len(overs) * part // 100] for part in (50, 90, 99))
+    print(f"here a sleep is too long by {half:.2f} ms in an idle program, in one of ten cases by ")
+    print(f"{tenth:.2f} ms and in one of a hundred by {hundredth:.2f} ms: so are batches\n")
     print(f"{'percent of the optimum, real clock':52}{'mean':>7}{'worst':>7}", end="")
     print(f"{'replayed':>10}{'late':>7}", end="")
     print(f"{'gap':>11}{'overrun':>11}{'longest':>11}{'repeated':>10}")
