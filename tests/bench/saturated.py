@@ -25,6 +25,7 @@ import trio
 from examples.semantic_search.encoder import Encoder
 from trio_batcher import Batcher, InferenceModel, open_batcher
 
+from .disturbance import TOLERATED, stolen_seconds
 from .duty import burn, turns_for
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ CALLERS = 64
 TEXT = "Return a new list containing all items from the iterable in ascending order."
 # Percent of what there is with an idle loop.
 SLEEPING_GOAL, PROCESS_GOAL = 90.0, 85.0
+_TRIES = 4
 
 
 class Sleeper(InferenceModel[str, str]):
@@ -77,9 +79,18 @@ async def measure(batcher: Batcher[str, Any], seconds: float, rounds: int) -> tu
     """Return requests a second with an idle loop, and the percentage left in a saturated one."""
     idle, shares = [], []
     for _ in range(rounds):
-        idle.append(await throughput(batcher, seconds, 0))
-        turns = turns_for(0.1e-3)
-        shares.append(100.0 * await throughput(batcher, seconds, turns) / idle[-1])
+        # Of several tries the one from which the hypervisor has taken the least.
+        tries = []
+        while len(tries) < _TRIES:
+            stolen = stolen_seconds()
+            alone = await throughput(batcher, seconds, 0)
+            share = 100.0 * await throughput(batcher, seconds, turns_for(0.1e-3)) / alone
+            tries.append((stolen_seconds() - stolen, alone, share))
+            if tries[-1][0] <= TOLERATED * 2.5 * seconds:
+                break
+        _, alone, share = min(tries)
+        idle.append(alone)
+        shares.append(share)
     return statistics.median(idle), statistics.median(shares)
 
 
