@@ -10,7 +10,10 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
+import time
 
 import trio
 
@@ -63,9 +66,6 @@ class Doubler:
                 return LookupError(item)
             case "unpicklable":
                 return threading.Lock()
-            case "interrupt":
-                os.kill(os.getpid(), signal.SIGINT)
-                return "ignored"
             case "fork":
                 return self.fork()
         return item * 2
@@ -79,6 +79,41 @@ class Doubler:
         os.close(write)
         os.read(read, 1)
         os._exit(0)
+
+
+class Signaller:
+    """Sends signals to its own process, and to those that it starts."""
+
+    def infer(self, items):
+        return [getattr(self, item)() for item in items]
+
+    def interrupt(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        return "ignored"
+
+    def terminate(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return "ignored"
+
+    def terminate_a_program(self):
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as program:
+            program.terminate()
+            return program.wait(PATIENCE)
+
+    def terminate_a_fork(self):
+        read, write = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.write(write, b"x")  # what comes before Python has noticed the fork is forgotten
+            end = time.monotonic() + PATIENCE
+            while time.monotonic() < end:
+                pass  # in a system call it could miss the signal
+            os._exit(0)
+        os.read(read, 1)
+        os.kill(pid, signal.SIGTERM)
+        os.close(read)
+        os.close(write)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 class Echo:
@@ -190,6 +225,14 @@ class String:
         for step in steps:
             assert await self.step() == step
             self.say()
+
+
+async def infer_until_told(batcher):
+    """Ask for one result, and go on when there is that and a SIGTERM."""
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(batcher.infer, 1)
+            await anext(signals)
 
 
 def answer_one(connection):

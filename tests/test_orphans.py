@@ -26,7 +26,7 @@ PROGRAM = """
 
     import trio
 
-    from tests.puppets import Puppet
+    from tests.puppets import Puppet, infer_until_told
     from trio_batcher import open_batcher
 
 
@@ -109,21 +109,50 @@ async def test_no_child_survives_a_parent_that_exits(start, body):
     assert process.returncode == 5
 
 
-@pytest.mark.trio
-async def test_ctrl_c_at_the_terminal_ends_both_in_good_order(start):
-    """It tells all processes in the foreground; the child leaves when it is told to."""
+async def told_in_mid_batch(start, body, number):
+    """Send a signal to parent and child while a batch runs, which then ends; return the parent."""
     with Strings() as strings:
-        process = start("await batcher.infer(1)", strings.port)
+        process = start(body, strings.port)
         puppet = await strings.puppet()
         await puppet.follow("init")
         assert await puppet.step() == "infer"
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, number)
         puppet.say()
         await puppet.follow("close")
         assert await puppet.step() == ""
+    return process
+
+
+@pytest.mark.trio
+async def test_ctrl_c_at_the_terminal_ends_both_in_good_order(start):
+    """It tells all processes in the foreground; the child leaves when it is told to."""
+    process = await told_in_mid_batch(start, "await batcher.infer(1)", signal.SIGINT)
     text = await ended(process)
     assert text.count("Traceback") == 1
     assert text.endswith("KeyboardInterrupt\n")
+
+
+@pytest.mark.trio
+async def test_a_service_that_is_told_to_stop_answers_what_it_has_accepted(start):
+    """A supervisor tells all of its processes; the child does not die in mid-batch of that."""
+    process = await told_in_mid_batch(start, "await infer_until_told(batcher)", signal.SIGTERM)
+    assert await ended(process) == ""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.trio
+async def test_a_signal_to_a_child_that_starts_is_the_parents_matter(start, number):
+    """It comes while the main module is imported: the child cannot have passed over it yet."""
+    told = f'if __name__ == "__mp_main__":\n    os.kill(os.getpid(), {int(number)})\n'
+    with Strings() as strings:
+        process = start("pass", strings.port, guard=told + GUARD)
+        puppet = await strings.puppet()
+        await puppet.follow("init")
+        await puppet.follow("close")
+        assert await puppet.step() == ""
+    assert await ended(process) == ""
+    assert process.returncode == 0
 
 
 @pytest.mark.trio

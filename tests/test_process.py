@@ -26,7 +26,7 @@ from trio_batcher import (
 
 from .hosts import host
 from .models import PATIENCE
-from .puppets import Broken, Doubler, Puppet, Strings
+from .puppets import Broken, Doubler, Puppet, Signaller, Strings
 
 pytestmark = [
     pytest.mark.usefixtures("on_host"),
@@ -533,10 +533,20 @@ async def test_a_close_that_fails_is_raised(answer, error, match, monkeypatch):
 
 
 @pytest.mark.only_on("trio")
-async def test_an_interrupt_from_the_terminal_is_the_parents_matter():
-    """The child ignores SIGINT: it leaves when it is told to."""
-    async with in_process(Doubler) as batcher:
+async def test_signals_to_a_whole_service_are_the_parents_matter():
+    """The child passes over SIGINT and SIGTERM: it leaves when it is told to."""
+    async with in_process(Signaller) as batcher:
         assert await batcher.infer("interrupt") == "ignored"
+        assert await batcher.infer("terminate") == "ignored"
+    assert batcher.statistics().restarts == 0
+
+
+@pytest.mark.only_on("trio")
+@pytest.mark.parametrize("what", ["program", "fork"])
+async def test_what_a_model_starts_itself_can_be_terminated(what):
+    """It does not inherit that the model's process passes over SIGTERM."""
+    async with in_process(Signaller) as batcher:
+        assert await batcher.infer(f"terminate_a_{what}") == -signal.SIGTERM
 
 
 @pytest.mark.only_on("trio")

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
     from ._shared import Block, Packed
 
-__all__ = ["Kind", "main"]
+__all__ = ["LEFT_TO_THE_PARENT", "Kind", "main"]
+
+# Who sends these to a whole service means the service, and the parent is to end it in good order.
+LEFT_TO_THE_PARENT = frozenset({signal.SIGINT, signal.SIGTERM})
 
 
 class Kind(IntEnum):
@@ -40,7 +43,7 @@ class Kind(IntEnum):
 def main(connection: Connection, incoming: Block | None, outgoing: Block | None) -> None:
     """Serve the parent until it says that this is the end, or is no more."""
     _leave_with_the_parent()
-    _ignore_interrupts()
+    _leave_signals_to_the_parent()
     line = Line(connection, outgoing, incoming)
     # Says that the parent's main module could be imported here.
     line.send(Kind.DONE)
@@ -95,11 +98,25 @@ def _packed_error(error: BaseException) -> Packed:
     return pack((RuntimeError(f"{last} (in the model's process; it cannot leave that)"), text))
 
 
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C to the parent: a terminal tells it to all processes in the foreground."""
+def _leave_signals_to_the_parent() -> None:
+    """Have Ctrl-C and SIGTERM do nothing here.
+
+    A terminal sends the one to all processes in the foreground, a supervisor such as systemd the
+    other to all of a service.
+    """
+    here = os.getpid()
+
+    def pass_over(number: int, _: object) -> None:
+        # A process that the model has forked can be told to end.
+        if os.getpid() != here:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):  # the parent had it blocked until here
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    # Not ignored: what the model executes would ignore it too, and could not be terminated.
+    signal.signal(signal.SIGTERM, pass_over)
+    if hasattr(signal, "pthread_sigmask"):  # the parent had them blocked until here
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, LEFT_TO_THE_PARENT)
 
 
 def _leave_with_the_parent() -> None:

@@ -8,10 +8,11 @@ import os
 import signal
 import threading
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
-from ._child import main
+from ._child import LEFT_TO_THE_PARENT, main
 from ._shared import Line
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Child:
             daemon=False,
         )
         try:
-            with _interrupts_blocked(), _children_allowed():
+            with _signals_blocked(), _children_allowed():
                 self._process.start()
         except BaseException:
             ours.close()
@@ -153,12 +154,14 @@ def _children_allowed() -> Iterator[None]:
 
 
 @contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Keep Ctrl-C from a child that starts, until it can ignore it: the mask is inherited."""
+def _signals_blocked() -> Iterator[None]:
+    """Keep signals from a child that starts, until it can leave them: the mask is inherited."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # It is started with the first child otherwise, and that unblocks them.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_THE_PARENT)
     try:
         yield
     finally:
