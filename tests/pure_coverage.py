@@ -26,6 +26,7 @@ ROOMS = [
     "errors",
     "memory",
     "padding",
+    "planning",
     "statistics",
 ]
 

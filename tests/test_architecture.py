@@ -34,7 +34,7 @@ FLOORS = [
     {"_lane"},
     {"_shapes"},
     {"_arguments"},
-    {"_delivery", "_errors", "_fitting", "_padding", "_shared", "_timings"},
+    {"_delivery", "_errors", "_fitting", "_padding", "_planning", "_shared"} | {"_timings"},
 ]
 FLOOR_OF = {room: depth for depth, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -50,6 +50,7 @@ PURE = {
     "_fitting",
     "_memory",
     "_padding",
+    "_planning",
     "_policy",
     "_queue",
     "_selection",

@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 from trio_batcher import InferenceModel, ModelError, Overloaded, open_batcher
+from trio_batcher._scheduler import Scheduler
 
 from .hosts import host, wait_all_tasks_blocked
 from .models import PATIENCE, GatedModel, TimedModel
@@ -28,6 +29,58 @@ async def test_a_lone_request_does_not_wait(virtual_time):
             start = host.current_time()
             await batcher.infer(1)
             assert host.current_time() == pytest.approx(start + 0.01)
+
+
+async def test_a_lone_request_goes_straight_to_the_only_device(monkeypatch):
+    """The gather task does not stand between them: a pass of the event loop is saved."""
+    looked, look = [], Scheduler.look
+    model = GatedModel()
+
+    def noted(scheduler, device):
+        looked.append(device)
+        return look(scheduler, device)
+
+    monkeypatch.setattr(Scheduler, "look", noted)
+    async with open_batcher(model) as batcher, host.open_nursery() as nursery:
+        await wait_all_tasks_blocked()
+        assert looked
+        looked.clear()
+        nursery.start_soon(batcher.infer, 1)
+        await model.started()
+        assert not looked
+        model.open()
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_who_comes_while_a_device_runs_is_planned_for(monkeypatch, together):
+    """All who come at a time at once, when it is time to plan the next batch."""
+    planned, take, plan_ahead = [], Scheduler.take, Scheduler.plan_ahead
+    model = GatedModel()
+
+    def at_once(scheduler, device):
+        taken = take(scheduler, device)
+        with scheduler.lock:
+            scheduler.plan_from = -math.inf
+        return taken
+
+    def noted(scheduler):
+        planned.append(scheduler.queue.size)
+        plan_ahead(scheduler)
+
+    monkeypatch.setattr(Scheduler, "take", at_once)
+    monkeypatch.setattr(Scheduler, "plan_ahead", noted)
+    async with open_batcher(model) as batcher, host.open_nursery() as nursery:
+        nursery.start_soon(batcher.infer, 1)
+        await model.started()
+        assert not planned
+        if together:
+            nursery.start_soon(batcher.infer_many, [2, 3, 4])
+        else:
+            for item in [2, 3, 4]:
+                nursery.start_soon(batcher.infer, item)
+        await wait_all_tasks_blocked()
+        assert planned == [3]
+        model.open(2)
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
@@ -61,8 +114,8 @@ async def test_a_model_sees_the_context_of_who_opened_and_no_callers(kind, repli
 @pytest.mark.only_on("asyncio")
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio has had eager tasks since 3.12")
 @pytest.mark.parametrize("kind", ["async", "in a thread"])
-async def test_a_burst_that_begins_at_once_answers_nobody_before_it_waits(kind):
-    """With eager tasks a burst takes its first steps inside the call that it was started for."""
+async def test_a_program_whose_tasks_are_eager_is_served_as_any_other(kind):
+    """Such a task takes its first steps inside the call that starts it, as our own do then."""
 
     async def model(items):
         return items

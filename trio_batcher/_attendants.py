@@ -21,8 +21,7 @@ T = TypeVar("T")
 class Attendants(Generic[T]):
     """One task for each device; it runs a burst whenever the device's bell rings.
 
-    A task that stays costs a burst a fraction of what a new one would, and its context is none
-    of a caller's.
+    So a burst costs no new task, and its context is none of a caller's.
 
     Args:
         devices: whose tasks they are.

@@ -41,7 +41,7 @@ class Device(Generic[T]):
         starting: a burst was started on it and has not taken its first batch yet.
         plan: what was chosen for it to run next, while it runs. Guarded likewise.
         plan_from: when to begin with that; infinity if it is not worth while. Guarded likewise.
-        plan_again: the part of the time until it is free that is left when it is planned anew.
+        plan_part: the part of the time until it is free that is left when it is planned anew.
             Guarded likewise.
         deciding: seconds that it waited for a choice the last time there was one.
         started: when its last batch was picked up. Guarded likewise.
@@ -66,7 +66,7 @@ class Device(Generic[T]):
         self.starting = False
         self.plan: Plan[T] | None = None
         self.plan_from = math.inf
-        self.plan_again = 0.0
+        self.plan_part = 0.0
         self.deciding = 0.0
         self.ended = -math.inf
         self.busy = 0.0

@@ -99,30 +99,36 @@ class Engine(Generic[T]):
             ) and (refusal := self._refusal(1, deadline, now)) is not None:
                 return self.outcomes.refused(refusal, 1)
             queue.add(request)
-            plan = scheduler.is_plan_due(now)
+            if due := now >= scheduler.plan_from:
+                scheduler.call_for_plan()
             enough = queue.size >= self._ring_at
-        if plan:
+        if due:
             self._doorbell.ring()
-        if enough or deadline < self._ring_before:
-            self._call_for_burst(enough=enough)
+        if enough:
+            self._call_for_burst()
+        elif deadline < self._ring_before:
+            self._ring()
         return None
 
     def submit_group(self, group: Group[T]) -> BatcherError | None:
         """Queue all of a group's requests, or none and return the reason."""
-        requests = group.requests
+        requests, scheduler = group.requests, self._scheduler
         count, first = len(requests), requests[0]
-        with self._scheduler.lock:
+        with scheduler.lock:
             refusal = self._refusal(count, first.deadline, first.arrived)
             if refusal is not None:
                 return self.outcomes.refused(refusal, count)
             for request in requests:
-                self._scheduler.queue.add(request)
-            plan = self._scheduler.is_plan_due(first.arrived)
-            enough = self._scheduler.queue.size >= self._ring_at
-        if plan:
+                scheduler.queue.add(request)
+            if due := first.arrived >= scheduler.plan_from:
+                scheduler.call_for_plan()
+            enough = scheduler.queue.size >= self._ring_at
+        if due:
             self._doorbell.ring()
-        if enough or first.deadline < self._ring_before:
-            self._call_for_burst(enough=enough)
+        if enough:
+            self._call_for_burst()
+        elif first.deadline < self._ring_before:
+            self._ring()
         return None
 
     def _discard(self, requests: Iterable[Request[T]]) -> None:
@@ -212,18 +218,17 @@ class Engine(Generic[T]):
         self._ring_before = max(self._ring_before, look.earliest)
         return look.until
 
-    def _call_for_burst(self, *, enough: bool) -> None:
-        """Have who waits looked after: by a burst if that is clear, else by the gather task.
+    def _call_for_burst(self) -> None:
+        """Have those who wait served, as there are enough of them for a free device.
 
-        Where there is one device, nobody to take turns with, and enough to do for it, the gather
-        task would do nothing else; a pass of the event loop is saved. The burst decides again.
+        Where there is one device, and nobody to take turns with, the gather task would do nothing
+        else than start a burst; a pass of the event loop is saved. The burst decides again.
         """
-        free = self._scheduler.free
-        if not enough or self._bursts.shared or len(self._scheduler.fleet.devices) > 1:
+        if self._bursts.shared or len(self._scheduler.fleet.devices) > 1:
             self._ring()
             return
         self._ring_at, self._ring_before = _NEVER, -_NEVER
-        device = free.pop()
+        device = self._scheduler.free.pop()
         with self._scheduler.lock:
             device.starting = True
         device.bell.ring()

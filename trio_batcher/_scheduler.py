@@ -12,6 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from ._fleet import Fleet
+from ._planning import left_at_next_plan, spacing
 from ._policy import Decision, Dispatch, Limits, WaitUntil, decide, plan
 from ._queue import Request, RequestQueue
 from ._selection import ROUNDING
@@ -22,17 +23,10 @@ if TYPE_CHECKING:
     from ._device import Device
     from ._statistics import BatcherStatistics
 
-__all__ = ["Outlook", "Scheduler", "Taken", "planning"]
+__all__ = ["Outlook", "Scheduler", "Taken"]
 
 T = TypeVar("T")
 
-# The next batch of a device that runs is planned when somebody has come: from so many times as long
-# before it should be free as deciding takes, but in the last part of its run only.
-_AHEAD, _PART = 12.0, 0.5
-# It is planned anew, as the plan without those who have come meanwhile is a worse one. How stale a
-# plan is counts at the end only: so that is done ever more often, each time when at most so much is
-# left of the time that was; and when less, if all plans could take more than this part of the run.
-_LEFT, _SHARE = 0.75, 0.045
 # The next batch is composed as if the one that runs took so much of what is expected, or of what
 # the last one has shown: what a device takes is known only if it is asked before it is ready.
 _EARLY = 7.0 / 8.0
@@ -68,27 +62,6 @@ class Outlook(NamedTuple, Generic[T]):
     now: float
     until: float
     earliest: float
-
-
-def planning(deciding: float, running: float) -> tuple[float, float]:
-    """Return how long before a batch ends planning begins, and what is left at the next plan.
-
-    Args:
-        deciding: seconds a decision takes.
-        running: seconds the batch takes; 0 if nobody knows: then nothing is planned.
-
-    Returns:
-        Seconds, and the part of the time to the end that is left when a plan is made anew. No plan
-        is made in less time than the one before it took, nor when less is left than it takes.
-    """
-    if not running:
-        return 0.0, _LEFT
-    ahead = min(_AHEAD * deciding, _PART * running)
-    # The last one is made when as much is left as it takes, and none later.
-    others = _SHARE * running / deciding - 1.0
-    if others <= 0.0:
-        return ahead, 0.0
-    return ahead, min(_LEFT, min(1.0, deciding / ahead) ** (1.0 / others))
 
 
 class Scheduler(Generic[T]):
@@ -306,19 +279,16 @@ class Scheduler(Generic[T]):
 
     def _plan_later(self, device: Device[T], now: float) -> None:
         seconds = device.latency.expected[device.batch_load]
-        ahead, device.plan_again = planning(device.deciding, seconds)
+        ahead, device.plan_part = spacing(device.deciding, seconds)
         device.plan_from = now + seconds - ahead if ahead else math.inf
         self.plan_from = min(each.plan_from for each in self.fleet.devices)
 
-    def is_plan_due(self, arrived: float) -> bool:
-        """Return whether `plan_ahead` is to be called for a request that came. The lock is held.
+    def call_for_plan(self) -> None:
+        """Note that a request came at `plan_from` or later: `plan_ahead` is to be called.
 
-        Requests often come several at a time: of these only the first one's is.
+        Requests often come several at a time: only the first of these calls. The lock is held.
         """
-        if arrived < self.plan_from:
-            return False
         self.plan_from, self.plan_due = math.inf, True
-        return True
 
     def plan_ahead(self) -> None:
         """Plan for the devices that are about to be free, as somebody came."""
@@ -327,8 +297,8 @@ class Scheduler(Generic[T]):
             for device in self.fleet.devices:
                 if device.plan_from <= now and device.batch is not None:
                     at = max(now, device.free_at())
-                    left = min(device.plan_again * (at - now), at - now - device.deciding)
-                    device.plan_from = at - left if left >= device.deciding else math.inf
+                    left = left_at_next_plan(at - now, device.plan_part, device.deciding)
+                    device.plan_from = at - left if left else math.inf
                     device.plan = plan(
                         self.queue,
                         now=at,

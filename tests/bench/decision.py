@@ -19,9 +19,9 @@ from time import perf_counter
 from typing import NamedTuple
 
 from trio_batcher._latency import LatencyModel
+from trio_batcher._planning import left_at_next_plan, spacing
 from trio_batcher._policy import Dispatch, Limits, decide, plan
 from trio_batcher._queue import Request, RequestQueue
-from trio_batcher._scheduler import planning
 
 BATCHES_PER_SECOND = 25.0
 # Waiting requests, and the goal for the median of what was planned, in microseconds.
@@ -90,9 +90,9 @@ def timed(waiting: int, mix: str, rounds: int, largest: int = 32) -> Times:
 
 def _plans(deciding: float, running: float) -> int:
     """Return how many plans a batch has at most, if somebody comes whenever one can be made."""
-    left, again = planning(deciding, running)
+    left, part = spacing(deciding, running)
     plans = 1
-    while (left := min(again * left, left - deciding)) >= deciding:
+    while left := left_at_next_plan(left, part, deciding):
         plans += 1
     return plans
 
