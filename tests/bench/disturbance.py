@@ -39,6 +39,37 @@ def oversleeping(seconds: float = 0.03, times: int = 200) -> list[float]:
     return sorted(overs)
 
 
+def least_disturbed(
+    measure: Callable[[], T],
+    seconds: float,
+    *,
+    rounds: int,
+    most: int = 6,
+    pause: Callable[[T], float] = lambda _: 0.0,
+) -> tuple[list[T], int]:
+    """Measure until nothing has disturbed so many rounds; return them and how many others.
+
+    If something disturbs too many, the least disturbed rounds count, whatever their results.
+
+    Args:
+        measure: takes about ``seconds``.
+        seconds: how long a measurement takes.
+        rounds: how many results are wanted.
+        most: measurements at most, for each of them.
+        pause: for how long, beyond what may be, a result shows that the machine stood still.
+    """
+    tries: list[tuple[float, T]] = []
+    undisturbed = 0
+    while undisturbed < rounds and len(tries) < most * rounds:
+        before = stolen_seconds()
+        result = measure()
+        lost = max(0.0, stolen_seconds() - before - TOLERATED * seconds) + pause(result)
+        tries.append((lost, result))
+        undisturbed += not lost
+    best = sorted(tries, key=itemgetter(0))[:rounds]
+    return [result for _, result in best], len(tries) - undisturbed
+
+
 def undisturbed(
     measure: Callable[[], T],
     seconds: float,
@@ -46,22 +77,6 @@ def undisturbed(
     most: int = 6,
     pause: Callable[[T], float] = lambda _: 0.0,
 ) -> tuple[T, int]:
-    """Measure until nothing disturbs it; return the result and how often something did.
-
-    If something always does, the least disturbed round counts, whatever its result.
-
-    Args:
-        measure: takes about ``seconds``.
-        seconds: how long a measurement takes.
-        most: measurements at most.
-        pause: for how long, beyond what may be, a result shows that the machine stood still.
-    """
-    rounds: list[tuple[float, T]] = []
-    for disturbed in range(most):
-        before = stolen_seconds()
-        result = measure()
-        lost = max(0.0, stolen_seconds() - before - TOLERATED * seconds) + pause(result)
-        if not lost:
-            return result, disturbed
-        rounds.append((lost, result))
-    return min(rounds, key=itemgetter(0))[1], most
+    """Measure until nothing disturbs it; the same as `least_disturbed` for one round."""
+    (result,), disturbed = least_disturbed(measure, seconds, rounds=1, most=most, pause=pause)
+    return result, disturbed
