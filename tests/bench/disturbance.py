@@ -1,4 +1,4 @@
-"""Whether somebody else's virtual machine had this one's processors during a measurement."""
+"""What disturbs a measurement: somebody else's virtual machine, a second team of torch threads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 import time
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
 
 from trio_batcher._interpreter import prompt_waking
 
@@ -80,3 +82,11 @@ def undisturbed(
     """Measure until nothing disturbs it; the same as `least_disturbed` for one round."""
     (result,), disturbed = least_disturbed(measure, seconds, rounds=1, most=most, pause=pause)
     return result, disturbed
+
+
+def in_worker(function: Callable[..., T], *args: Any) -> T:
+    """Call it in the thread that a batcher will have, or has had.
+
+    torch keeps a team of threads for each thread that has called it: a second one would slow both.
+    """
+    return trio.run(trio.to_thread.run_sync, function, *args)

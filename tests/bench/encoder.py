@@ -26,18 +26,16 @@ import statistics
 import sys
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from trio_batcher import InferenceModel, open_batcher
 
-from .disturbance import undisturbed
+from .disturbance import in_worker, undisturbed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-T = TypeVar("T")
 
 CALLERS, BATCH, TOKENS = 64, 32, 1024
 # About what one round of the two in which texts are of equal length takes, and one of docstrings.
@@ -155,14 +153,6 @@ def one_by_one(encoder: Encoder, texts: Sequence[str]) -> float:
     for text in texts:
         encoder.encode([text])
     return len(texts) / (time.perf_counter() - started)
-
-
-def in_worker(function: Callable[..., T], *args: Any) -> T:
-    """Call it in the thread that the batcher will have, or has had.
-
-    torch keeps a team of threads for each thread that has called it: a second one would slow both.
-    """
-    return trio.run(trio.to_thread.run_sync, function, *args)
 
 
 def main() -> int:

@@ -17,7 +17,6 @@ import argparse
 import statistics
 import sys
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +25,8 @@ from torch import nn
 
 from trio_batcher import open_batcher
 from trio_batcher.torch import TorchModel
+
+from .disturbance import in_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,13 +167,10 @@ def main() -> int:
     ]:
         torch.manual_seed(0)
         module = build().eval().to(where.device)
-        # In the thread that the batcher will have: on the CPU torch keeps a team of threads
-        # for each thread that has called it, and two teams hinder each other.
-        in_worker = partial(trio.run, trio.to_thread.run_sync, offline, module, make)
         single, listed, rates, busy = [], [], [], []
         for _ in range(where.rounds):
-            single.append(in_worker(1, where))
-            listed.append(in_worker(where.batch, where))
+            single.append(in_worker(offline, module, make, 1, where))
+            listed.append(in_worker(offline, module, make, where.batch, where))
             rate, share = trio.run(batched, module, make, where.batch, where)
             rates.append(rate)
             busy.append(share)

@@ -101,6 +101,9 @@ def whole_batches(answers: Sequence[float]) -> float:
     longest of the first and of the last pauses between answers are where batches end.
     """
 
+    if len(answers) <= 2 * CALLERS:
+        raise SystemExit(f"{len(answers)} answers are too few to go by: give more --seconds")
+
     def pause(number: int) -> float:
         return answers[number + 1] - answers[number]
 
