@@ -283,13 +283,13 @@ class Device(Generic[T]):
             self.learn()
 
     def alone(self, now: float) -> float:
-        """Return what a batch of one is sure to take, until it is delivered; 0 if nobody knows.
+        """Return what even a batch of one takes, until it is delivered; 0 if nobody knows.
 
         The lock is held.
         """
         if not self.latency.trusted(now):
             return 0.0
-        return self.latency.bounds[1] + self.delivery.seconds
+        return self.latency.least * self.latency.expected[1] + self.delivery.seconds
 
     def free_at(self) -> float:
         """Return when what it has in hand should end; -inf if nobody knows. Lock held."""
@@ -306,8 +306,11 @@ class Device(Generic[T]):
         return max(now + self.lead.seconds, self.free_at()) if self.overlaps else now
 
     def done_at(self, now: float) -> float:
-        """Return when it could be done with a batch of one. The lock is held."""
-        return max(now + self.lead.seconds, self.free_at()) + self.alone(now)
+        """Return when it could be done with a batch of one, at the earliest. The lock is held."""
+        begins = now + self.lead.seconds
+        if (end := self.free_at()) > begins:
+            begins = max(begins, end - (1.0 - self.latency.least) * (end - self.started))
+        return begins + self.alone(now)
 
     def expected_seconds(self, size: int) -> float:
         """Return what a batch should take, until it is delivered; 0 if nobody knows. Lock held."""

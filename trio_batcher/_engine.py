@@ -142,7 +142,11 @@ class Engine(Generic[T]):
         if self._scheduler.queue.size + count > self.max_queue_size:
             seconds = self._scheduler.fleet.expected_free(now) - now
             return overload_error(self.max_queue_size, self._scheduler.queue.size, seconds)
-        if deadline < _NEVER and deadline < self._scheduler.fleet.earliest_end(now):
+        if (
+            deadline < _NEVER
+            and not self._scheduler.free
+            and deadline < self._scheduler.fleet.earliest_end(now)
+        ):
             return DeadlineUnreachable(deadline - now)
         return None
 

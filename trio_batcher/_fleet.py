@@ -42,7 +42,7 @@ class Fleet(Generic[T]):
         self.changed = False
         self.busy_until = max(device.free_at() for device in self.devices)
         self.alone = max(
-            device.lead.seconds + device.latency.bounds[1] + device.delivery.seconds
+            device.lead.seconds + device.latency.expected[1] + device.delivery.seconds
             for device in self.devices
         )
 

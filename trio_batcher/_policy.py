@@ -11,7 +11,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from ._packing import best_pack, first_pack, out_of_reach
-from ._selection import ROUNDING, best_batch
+from ._selection import ROUNDING, best_batch, load_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +27,8 @@ T = TypeVar("T")
 # A plan is good for a device that is free so much earlier or later, in full batches, and as long
 # as this part of it can be kept.
 _NEAR, _MOST = 1.0 / 32.0, 7.0 / 8.0
+# There is capacity to spare below this load.
+_SPARE = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,16 +167,24 @@ def decide(
     trusted = earliest < inf and latency.trusted(now)
     hopeless: list[Request[T]] = []
     if trusted:
-        reachable = min(start + bounds[1], others_done_at) - ROUNDING
+        reachable = min(start + latency.least * latency.expected[1], others_done_at) - ROUNDING
         hopeless = queue.due_before(reachable)
+        if hopeless and len(hopeless) == queue.size:
+            # The device is free and nobody else wants it: only those are lost who are gone.
+            reachable = now
+            hopeless = queue.due_before(reachable)
         if hopeless:
             earliest = queue.earliest_from(reachable)
     left = queue.size - len(hopeless)
     if not left:
         return Idle(hopeless)
     size = min(left, limit)
+    # What takes as long as chance will have it is not to be saved for others: all at once.
     in_time = earliest >= start + bounds[size] - ROUNDING
     chosen = not (in_time and (left <= limit or queue.is_uniform))
+    if chosen and not latency.steady and not queue.undue_size:
+        seen = latency.largest
+        chosen = load_of(queue, now, latency.expected[seen], seen * limits.devices) > _SPARE
     if not chosen:
         if patient and limits.max_delay and left < limit:
             # A wait that would cost the most urgent of them its deadline is no use to it; as
@@ -194,12 +204,12 @@ def decide(
             limit=limit,
             devices=limits.devices,
         )
-        if trusted and not batch:
+        if not batch and others_done_at <= earliest and not latency.chances:
             return Idle(hopeless)  # another device could still be in time for those who wait
-        batch = batch or queue.first(limit)
+        batch = batch or queue.first(limit, hopeless)
     if trusted and len(batch) < left:
         # Those that stay behind cannot start before this batch, or another device's, ends.
-        behind = start + latency.expected[len(batch)] + bounds[1]
+        behind = start + latency.least * (latency.expected[len(batch)] + latency.expected[1])
         overdue = queue.due_before(min(behind, others_done_at) - ROUNDING)
         leaving = {*hopeless, *batch}
         hopeless += [request for request in overdue if request not in leaving]

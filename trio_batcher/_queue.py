@@ -140,6 +140,11 @@ class RequestQueue(Generic[T]):
         return since, counts
 
     @property
+    def undue_size(self) -> int:
+        """How many wait that have no deadline."""
+        return sum([lane.size for lane in self.undue.values()])
+
+    @property
     def is_uniform(self) -> bool:
         """Whether all that wait have the same weight and shape, and all a deadline or none."""
         return (

@@ -22,8 +22,9 @@ Pure.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter, defaultdict
+from heapq import nlargest
 from itertools import accumulate, chain, islice, repeat
 from math import exp
 from operator import attrgetter, itemgetter
@@ -98,16 +99,31 @@ def best_batch(
         return []
     cost = seat_cost(queue, late, now=now, full=full, limit=limit, devices=devices)
     overdue = _overdue(queue, now - PATIENCE * full, max(1, limit // 2))
+    if latency.chances:
+        soonest, latest = (start + expected[1] * latency.chances[0], start + full * latency.chances[-1])
+    else:
+        soonest, latest = start + bounds[1] - ROUNDING, start + bounds[limit]
     rows = list(
         _rows(
             queue,
+            soonest=soonest,
+            latest=latest,
             start=start,
-            bounds=bounds,
             limit=limit,
             patience=PATIENCE * full,
             overdue=overdue,
         )
     )
+    if latency.chances:
+        return _likeliest(
+            rows,
+            overdue,
+            start=start,
+            cost=cost,
+            expected=expected,
+            chances=latency.chances,
+            limit=limit,
+        )
     if len(rows) == 1 and not overdue:
         return _first_of(rows[0], cost, start=start, expected=expected, bounds=bounds, limit=limit)
     rows.sort(key=attrgetter("weight"), reverse=True)
@@ -195,6 +211,48 @@ def _first_of(
     return [request for _, _, request in row.entries[chosen]]
 
 
+def _likeliest(
+    rows: Sequence[_Row[T]],
+    overdue: Sequence[Entry[T]],
+    *,
+    start: float,
+    cost: float,
+    expected: Sequence[float],
+    chances: Sequence[float],
+    limit: int,
+) -> list[Request[T]]:
+    """Return the best batch where what it takes is chance: each gain counts by its chance."""
+    full, kept = expected[limit], len(overdue)
+    candidates: list[tuple[float, float, float, Entry[T]]] = []
+    for row in rows:
+        # If far more wait than fit, those with the most time left.
+        for due, entry in zip(row.dues[-4 * limit :], row.entries[-4 * limit :], strict=True):
+            candidates.append((row.weight, due, (start - due) / full, entry))
+    worth = sum([entry[2].weight for entry in overdue])
+    best, chosen = 0.0, list["Entry[T]"]()
+    size = min(limit, len(candidates) + kept)
+    while size >= max(1, kept):
+        seconds = expected[size]
+        ends = [start + chance * seconds for chance in chances]
+        share = seconds / full
+        scored = [
+            (
+                (weight if weight <= cost else cost + (weight - cost) * exp(min(0.0, rank + share)))
+                * (likely := bisect_right(ends, due)),
+                -entry[1],
+                weight * likely,
+                entry,
+            )
+            for weight, due, rank, entry in candidates
+        ]
+        found = nlargest(size - kept, scored)
+        value = (worth + sum([each[2] for each in found]) / len(chances)) / seconds
+        if value > best:
+            best, chosen = value, [each[3] for each in found if each[0]]
+        size -= max(1, size // 4)
+    return [request for _, _, request in sorted([*overdue, *chosen])]
+
+
 def sizes(most: int, least: int) -> Iterator[int]:
     """Yield sizes from the largest to the smallest: all, or of hundreds every 32nd part."""
     size = most
@@ -203,6 +261,13 @@ def sizes(most: int, least: int) -> Iterator[int]:
         size -= max(1, size // 32)
     if most >= least:
         yield least
+
+
+def load_of(queue: RequestQueue[T], now: float, full: float, seats: int) -> float:
+    """Return how many have come of late in the time of a full batch, by seats in that."""
+    since, recent = queue.recent()
+    count = sum(recent.values())
+    return count * full / (now - since) / seats if now > since and count >= _ENOUGH else 0.0
 
 
 def seat_cost(
@@ -246,13 +311,13 @@ def _overdue(queue: RequestQueue[T], before: float, most: int) -> list[Entry[T]]
 def _rows(
     queue: RequestQueue[T],
     *,
+    soonest: float,
+    latest: float,
     start: float,
-    bounds: Sequence[float],
     limit: int,
     patience: float,
     overdue: Sequence[Entry[T]],
 ) -> Iterator[_Row[T]]:
-    soonest, latest = start + bounds[1] - ROUNDING, start + bounds[limit]
     for lane in queue.due.values():
         if lane.size:
             entries = lane.due_from(soonest, latest, limit)
@@ -263,9 +328,8 @@ def _rows(
             if overdue:
                 riding = {entry[1] for entry in overdue}
                 entries = [entry for entry in entries if entry[1] not in riding]
-            # As if it had a deadline, which no batch is too late for.
-            dues = [max(latest, request.arrived + patience) for _, _, request in entries]
-            yield _Row(lane.weight, entries, dues)
+            # As if due after all that have a deadline.
+            yield _Row(lane.weight, entries, [max(latest, start + patience)] * len(entries))
 
 
 def _riders(
