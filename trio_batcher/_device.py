@@ -309,7 +309,7 @@ class Device(Generic[T]):
         """Return when it could be done with a batch of one, at the earliest. The lock is held."""
         begins = now + self.lead.seconds
         if (end := self.free_at()) > begins:
-            begins = max(begins, end - (1.0 - self.latency.least) * (end - self.started))
+            begins = max(begins, end - (1.0 - self.latency.residuals.least) * (end - self.started))
         return begins + self.alone(now)
 
     def expected_seconds(self, size: int) -> float:

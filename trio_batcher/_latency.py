@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ._curve import Curve, between, widened
 from ._fitting import ODD, odd_one, padded_to, pooled, straight_line, student
+from ._residuals import Residuals
 
 if TYPE_CHECKING:
     from ._curve import Line
@@ -53,13 +54,8 @@ _SPACING = 0.010
 _FAR, _CONFIRMED = 3.3, 3
 # Standard deviations by which a broken promise widens the bounds, and the ends of that.
 _STEP, _NARROWEST, _WIDEST = 0.3, -2.0, 6.0
-# Residuals that are remembered; so many make a distribution of their own.
-_RESIDUALS, _ENOUGH = 64, 8
-# Durations that lie within this part of what is expected, four in five of them, are foreseeable.
-# Others are told by so many quantiles, which are equally likely.
-_STEADY, _WILD, _QUANTILES = 0.10, 0.40, 6
-# Nobody counts on a duration that only so many standard deviations make, seconds below.
-_NEGLIGIBLE = 2.5
+# What exceeds the longest of the last batches by more than this factor is no estimate.
+_BEYOND = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +84,11 @@ class LatencyModel:
     a device that becomes slower is at once known to be so for all sizes. `bounds` are to hold
     for a ``quantile`` of the batches.
 
+    Where durations are chance, as they depend on what is in the items, means by size mislead.
+    Then a plain line through the last batches takes the place of all that.
+
     Attributes:
-        least: the part of what is expected that no batch is likely to take less than; 0 as long
-            as nothing rules that out.
-        chances: parts and multiples of what is expected that a batch is equally likely to take
-            at most, in order; empty if what it takes can be foreseen, so that `bounds` tell.
+        residuals: how far durations can be foreseen.
     """
 
     def __init__(self, max_batch_size: int, quantile: float = 0.99) -> None:
@@ -111,12 +107,7 @@ class LatencyModel:
         self._variance, self._freedom = 0.0, 0  # relative, of batches around their size's mean
         self._bias = self._absolute = 0.0  # smoothed relative residuals and their size
         self._offset = 0.0  # standard deviations that bounds are wider than Student says
-        # duration / expected of the last batches, as they came and in order.
-        self._recent: deque[float] = deque()
-        self._sorted: list[float] = []
-        self.least = 0.0
-        self.steady = True
-        self.chances: Sequence[float] = ()
+        self.residuals = Residuals()
         self._unread = 0  # batches since what follows was derived from the above
         self._line, self._noise, self._noise_freedom = (0.0, 0.0), _GUESS * _GUESS, 0
         self._strayed = self._misfit = 1.0  # relative variance around it: of means, of truth
@@ -128,6 +119,11 @@ class LatencyModel:
             return False
         age = now - self._observed_at
         return age < _TRUSTED_FOR or age < _TRUSTED_BATCHES * self._expected[-1]
+
+    @property
+    def least(self) -> float:
+        """Seconds that even a batch of one is likely to take; 0 if nobody knows."""
+        return self.residuals.least * self.expected[1]
 
     @property
     def largest(self) -> int:
@@ -191,8 +187,13 @@ class LatencyModel:
             offset = self._offset + _STEP * ((duration > self.bounds[size]) - 1.0 + self._quantile)
             self._offset = min(max(offset, _NARROWEST), _WIDEST)
             if self._counts[size]:
-                self._remember(duration / self._expected[size])
-            self._learn(size, duration)
+                self.residuals.observe(
+                    size, duration, self._expected[size], math.sqrt(self._noise)
+                )
+            if self.residuals.chances:
+                self._average(size, duration)
+            else:
+                self._learn(size, duration)
         else:
             self._set(size, duration)
         usual = (_SURPRISE + 2.0 * math.sqrt(self._noise)) * self._expected[size]
@@ -208,27 +209,6 @@ class LatencyModel:
         """
         if self._unread > min(self._observed // _NEWS, _LAG):
             self._derive()
-
-    def _forget_residual(self, ratio: float) -> None:
-        del self._sorted[bisect_left(self._sorted, ratio)]
-
-    def _remember(self, ratio: float) -> None:
-        known = self._sorted
-        if len(known) == _RESIDUALS:
-            self._forget_residual(self._recent.popleft())
-        self._recent.append(ratio)
-        insort(known, ratio)
-        count = len(known)
-        tenth = count // 10
-        low, high = known[tenth], known[-1 - tenth]
-        # Of a normal distribution, four fifths lie within 2.56 deviations.
-        deviation = max((high - low) / 2.56, math.sqrt(self._noise))
-        self.least = max(0.0, min(known[0], 1.0 - _student(_NEGLIGIBLE, count - 1) * deviation))
-        self.steady = high - low <= _STEADY
-        self.chances = ()
-        if count >= _ENOUGH and high - low > _WILD:
-            step = count / _QUANTILES
-            self.chances = [known[int((k + 0.5) * step)] for k in range(_QUANTILES)]
 
     def _set(self, size: int, duration: float) -> None:
         if not self._counts[size]:
@@ -269,6 +249,13 @@ class LatencyModel:
         elif self._freedom:
             self._hear(limit, count)  # an outlier leaves no other trace
 
+    def _average(self, size: int, duration: float) -> None:
+        if not self._counts[size]:
+            self._set(size, duration)
+            return
+        self._counts[size] = count = min(self._counts[size] + 1, _SIZE_MEMORY)
+        self._means[size] += (duration / self._level - self._means[size]) / count
+
     def _again(self, key: int, ratio: float) -> bool:
         outliers = self._outliers[key]
         if outliers and (outliers[0] > 1.0) != (ratio > 1.0):
@@ -293,8 +280,7 @@ class LatencyModel:
     def _shift(self) -> None:
         # The device has changed. The best guess is that neither shape nor noise have.
         ratio = median(self._outliers[0])
-        for _ in range(min(_CONFIRMED, len(self._recent))):  # it was no noise
-            self._forget_residual(self._recent.pop())
+        self.residuals.forget(_CONFIRMED, math.sqrt(self._noise))
         self._level, self._bias = self._level * ratio, 0.0
         self._freedom = min(self._freedom, _CONFIRMED)
         for other in self._outliers[0]:
@@ -348,6 +334,12 @@ class LatencyModel:
         if len(sizes) == 1 and not pad:
             expected, bounds = self._guess(sizes[0], knots[0], bounds(sizes[0]))
         pad = pad or int
+        if chances := self.residuals.chances:
+            fixed, per_item = self.residuals.line()
+            self._line = fixed, per_item
+            self._expected = Curve(self._max, lambda n: fixed + per_item * n if n else 0.0)
+            self._bounds = Curve(self._max, lambda n: chances[-1] * (fixed + per_item * n) if n else 0.0)
+            return
         self._expected = Curve(self._max, lambda size: expected(pad(size)) if size else 0.0)
         self._bounds = Curve(self._max, lambda size: bounds(pad(size)) if size else 0.0)
 

@@ -167,7 +167,7 @@ def decide(
     trusted = earliest < inf and latency.trusted(now)
     hopeless: list[Request[T]] = []
     if trusted:
-        reachable = min(start + latency.least * latency.expected[1], others_done_at) - ROUNDING
+        reachable = min(start + latency.least, others_done_at) - ROUNDING
         hopeless = queue.due_before(reachable)
         if hopeless and len(hopeless) == queue.size:
             # The device is free and nobody else wants it: only those are lost who are gone.
@@ -182,7 +182,7 @@ def decide(
     # What takes as long as chance will have it is not to be saved for others: all at once.
     in_time = earliest >= start + bounds[size] - ROUNDING
     chosen = not (in_time and (left <= limit or queue.is_uniform))
-    if chosen and not latency.steady and not queue.undue_size:
+    if chosen and not latency.residuals.steady and not queue.undue_size:
         seen = latency.largest
         chosen = load_of(queue, now, latency.expected[seen], seen * limits.devices) > _SPARE
     if not chosen:
@@ -204,12 +204,12 @@ def decide(
             limit=limit,
             devices=limits.devices,
         )
-        if not batch and others_done_at <= earliest and not latency.chances:
+        if not batch and others_done_at <= earliest and not latency.residuals.chances:
             return Idle(hopeless)  # another device could still be in time for those who wait
         batch = batch or queue.first(limit, hopeless)
     if trusted and len(batch) < left:
         # Those that stay behind cannot start before this batch, or another device's, ends.
-        behind = start + latency.least * (latency.expected[len(batch)] + latency.expected[1])
+        behind = start + latency.least + latency.residuals.least * latency.expected[len(batch)]
         overdue = queue.due_before(min(behind, others_done_at) - ROUNDING)
         leaving = {*hopeless, *batch}
         hopeless += [request for request in overdue if request not in leaving]

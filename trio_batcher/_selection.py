@@ -99,8 +99,8 @@ def best_batch(
         return []
     cost = seat_cost(queue, late, now=now, full=full, limit=limit, devices=devices)
     overdue = _overdue(queue, now - PATIENCE * full, max(1, limit // 2))
-    if latency.chances:
-        soonest, latest = (start + expected[1] * latency.chances[0], start + full * latency.chances[-1])
+    if latency.residuals.chances:
+        soonest, latest = (start + expected[1] * latency.residuals.chances[0], start + full * latency.residuals.chances[-1])
     else:
         soonest, latest = start + bounds[1] - ROUNDING, start + bounds[limit]
     rows = list(
@@ -114,14 +114,14 @@ def best_batch(
             overdue=overdue,
         )
     )
-    if latency.chances:
+    if latency.residuals.chances:
         return _likeliest(
             rows,
             overdue,
             start=start,
             cost=cost,
             expected=expected,
-            chances=latency.chances,
+            chances=latency.residuals.chances,
             limit=limit,
         )
     if len(rows) == 1 and not overdue:

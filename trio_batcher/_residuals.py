@@ -1,0 +1,112 @@
+"""What batches have taken of late beside what was expected of them: how far that can be foreseen.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections import deque
+from typing import TYPE_CHECKING
+
+from ._fitting import student
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Residuals"]
+
+# Batches that are remembered, and how many make a distribution of their own.
+_MEMORY, _ENOUGH = 64, 8
+# Four fifths of the batches take the same, to so much of what is expected: that is steady; to no
+# less than this, it is wild.
+_STEADY, _WILD = 0.10, 0.40
+# Of a normal distribution four fifths lie within so many standard deviations.
+_FOUR_FIFTHS = 2.56
+# Quantiles that stand for a wild distribution.
+_QUANTILES = 6
+# Standard deviations that no batch is counted on to take less.
+_NEGLIGIBLE = 2.5
+
+
+class Residuals:
+    """The last batches: their sizes, what they took, and that as a multiple of what was expected.
+
+    Attributes:
+        steady: what a batch takes can be foreseen to a few percent.
+        chances: multiples of what is expected that a batch is equally likely to take at most,
+            in order, if that is chance more than anything else; empty if not.
+        least: the part of what is expected that no batch is likely to take less than; 0 as long
+            as nothing rules that out.
+    """
+
+    def __init__(self) -> None:
+        self.steady = True
+        self.chances: Sequence[float] = ()
+        self.least = 0.0
+        self._batches: deque[tuple[int, float, float]] = deque()
+        self._ratios: list[float] = []  # of those, in order
+
+    def observe(self, size: int, seconds: float, expected: float, noise: float) -> None:
+        """Learn what a batch has taken.
+
+        Args:
+            size: of it.
+            seconds: what it took.
+            expected: what had been expected.
+            noise: relative standard deviation that batches have at least.
+        """
+        if len(self._batches) == _MEMORY:
+            self._drop(self._batches.popleft()[2])
+        ratio = seconds / expected
+        self._batches.append((size, seconds, ratio))
+        insort(self._ratios, ratio)
+        self._judge(noise)
+
+    def forget(self, count: int, noise: float) -> None:
+        """Forget the last batches, as the device has changed: they were no noise."""
+        for _ in range(min(count, len(self._batches))):
+            self._drop(self._batches.pop()[2])
+        if self._ratios:
+            self._judge(noise)
+
+    def _drop(self, ratio: float) -> None:
+        del self._ratios[bisect_left(self._ratios, ratio)]
+
+    def _judge(self, noise: float) -> None:
+        ratios, count = self._ratios, len(self._ratios)
+        tenth = count // 10
+        range_ = ratios[-1 - tenth] - ratios[tenth]
+        deviation = max(range_ / _FOUR_FIFTHS, noise)
+        least = 1.0 - student(_NEGLIGIBLE, count - 1) * deviation
+        self.least = max(0.0, min(ratios[0], least))
+        self.steady = range_ <= _STEADY
+        self.chances = ()
+        if count >= _ENOUGH and range_ > _WILD:
+            step = count / _QUANTILES
+            self.chances = [ratios[int((k + 0.5) * step)] for k in range(_QUANTILES)]
+
+    def most(self, size: int) -> float:
+        """Return what a batch of that size takes at most, going by the longest of all.
+
+        A larger one takes its multiple.
+        """
+        if not self._batches:
+            return math.inf
+        largest = max([batch[0] for batch in self._batches])
+        return max([batch[1] for batch in self._batches]) * max(1.0, size / largest)
+
+    def line(self) -> tuple[float, float]:
+        """Return what is fixed and what each item adds, by least squares; none is negative."""
+        sizes = [batch[0] for batch in self._batches]
+        seconds = [batch[1] for batch in self._batches]
+        count = len(sizes)
+        center, height = sum(sizes) / count, sum(seconds) / count
+        away = [size - center for size in sizes]
+        spread = sum([each * each for each in away])
+        slope = 0.0
+        if spread:
+            slope = sum([a * each for a, each in zip(away, seconds, strict=True)]) / spread
+        slope = min(max(0.0, slope), height / center)
+        return height - slope * center, slope
