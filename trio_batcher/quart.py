@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from quart_trio import QuartTrio
 
     from ._batcher import Batcher
-    from ._model import AsyncFunction, BlockingFunction, Infers, ModelFactory
+    from ._model import AsyncFunction, BlockingFunction, ModelFactory, ModelInstance, Replica
     from ._options import BatcherOptions
 
 __all__ = ["QuartBatcher"]
@@ -47,27 +47,27 @@ class QuartBatcher(Generic[T, R]):
     # One overload for each kind of model, as for `open_batcher`.
     @overload
     def __init__(
-        self, model: Infers[T, R] | Sequence[Infers[T, R]], **options: Unpack[BatcherOptions]
-    ) -> None: ...
-    @overload
-    def __init__(
         self,
         model: ModelFactory[T, R] | Sequence[ModelFactory[T, R]],
-        **options: Unpack[BatcherOptions],
+        **options: Unpack[BatcherOptions[T]],
     ) -> None: ...
     @overload
     def __init__(
-        self,
-        model: AsyncFunction[T, R] | Sequence[AsyncFunction[T, R]],
-        **options: Unpack[BatcherOptions],
+        self, model: Sequence[Replica[T, R]], **options: Unpack[BatcherOptions[T]]
     ) -> None: ...
     @overload
     def __init__(
-        self,
-        model: BlockingFunction[T, R] | Sequence[BlockingFunction[T, R]],
-        **options: Unpack[BatcherOptions],
+        self, model: ModelInstance[T, R], **options: Unpack[BatcherOptions[T]]
     ) -> None: ...
-    def __init__(self, model: Any, **options: Unpack[BatcherOptions]) -> None:
+    @overload
+    def __init__(
+        self, model: AsyncFunction[T, R], **options: Unpack[BatcherOptions[T]]
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, model: BlockingFunction[T, R], **options: Unpack[BatcherOptions[T]]
+    ) -> None: ...
+    def __init__(self, model: Any, **options: Unpack[BatcherOptions[Any]]) -> None:
         # Nothing is opened before it is entered; a wrong argument is reported now.
         open_batcher(model, **options)
         self._model = model
