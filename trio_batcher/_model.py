@@ -17,8 +17,7 @@ __all__ = [
     "InferenceModel",
     "Infers",
     "Keeper",
-    "ModelFactory",
-    "ModelInstance",
+    "Model",
     "ModelSource",
     "Replica",
     "Results",
@@ -111,17 +110,11 @@ class Partial(Protocol[R_co]):
     def __call__(self, *args: Any, **kwargs: Any) -> R_co: ...
 
 
-ModelFactory: TypeAlias = type[Infers[T, R]] | Partial[Infers[T, R]]
-ModelInstance: TypeAlias = InferenceModel[T, R] | Infers[T, R]
+# No protocol for instances is among these, see `InfersToo`.
+Model: TypeAlias = type[Infers[T, R]] | Partial[Infers[T, R]] | InferenceModel[T, R]
 BlockingFunction: TypeAlias = Callable[[list[T]], Results[R]]
 AsyncFunction: TypeAlias = Callable[[list[T]], Awaitable[Results[R]]]
-Replica: TypeAlias = (
-    ModelFactory[T, R]
-    | InferenceModel[T, R]
-    | InfersToo[T, R]
-    | AsyncFunction[T, R]
-    | BlockingFunction[T, R]
-)
+Replica: TypeAlias = Model[T, R] | InfersToo[T, R] | AsyncFunction[T, R] | BlockingFunction[T, R]
 
 
 class Keeper(Protocol):

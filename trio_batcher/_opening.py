@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from ._model import (
         AsyncFunction,
         BlockingFunction,
-        ModelFactory,
-        ModelInstance,
+        Infers,
+        Model,
         ModelSource,
         Replica,
     )
@@ -49,7 +49,7 @@ __all__ = ["open_batcher"]
 
 @overload
 def open_batcher(
-    model: ModelFactory[T, R] | Sequence[ModelFactory[T, R]],
+    model: Model[T, R] | Sequence[Model[T, R]],
     *,
     max_batch_size: int = ...,
     max_delay: float = ...,
@@ -77,7 +77,7 @@ def open_batcher(
 ) -> Opened[T, R]: ...
 @overload
 def open_batcher(
-    model: ModelInstance[T, R],
+    model: Infers[T, R],
     *,
     max_batch_size: int = ...,
     max_delay: float = ...,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from quart_trio import QuartTrio
 
     from ._batcher import Batcher
-    from ._model import AsyncFunction, BlockingFunction, ModelFactory, ModelInstance, Replica
+    from ._model import AsyncFunction, BlockingFunction, Infers, Model, Replica
     from ._options import BatcherOptions
 
 __all__ = ["QuartBatcher"]
@@ -48,7 +48,7 @@ class QuartBatcher(Generic[T, R]):
     @overload
     def __init__(
         self,
-        model: ModelFactory[T, R] | Sequence[ModelFactory[T, R]],
+        model: Model[T, R] | Sequence[Model[T, R]],
         **options: Unpack[BatcherOptions[T]],
     ) -> None: ...
     @overload
@@ -56,9 +56,7 @@ class QuartBatcher(Generic[T, R]):
         self, model: Sequence[Replica[T, R]], **options: Unpack[BatcherOptions[T]]
     ) -> None: ...
     @overload
-    def __init__(
-        self, model: ModelInstance[T, R], **options: Unpack[BatcherOptions[T]]
-    ) -> None: ...
+    def __init__(self, model: Infers[T, R], **options: Unpack[BatcherOptions[T]]) -> None: ...
     @overload
     def __init__(
         self, model: AsyncFunction[T, R], **options: Unpack[BatcherOptions[T]]
