@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Batcher"]
 
-T = TypeVar("T")
-R = TypeVar("R")
+# Who may ask with any text, and wants any sequence, takes a batcher of objects that gives lists.
+T = TypeVar("T", contravariant=True)  # noqa: PLC0105  named as in every other room
+R = TypeVar("R", covariant=True)  # noqa: PLC0105
 
 
 class Batcher(Generic[T, R]):

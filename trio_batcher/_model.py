@@ -17,8 +17,9 @@ __all__ = [
     "InferenceModel",
     "Infers",
     "Keeper",
-    "ModelFactory",
+    "Model",
     "ModelSource",
+    "Replica",
     "Results",
     "as_sources",
 ]
@@ -70,7 +71,7 @@ class InferenceModel(ABC, Generic[T, R_co]):
     """
 
     @abstractmethod
-    def infer(self, inputs: list[T]) -> Results[R_co]:
+    def infer(self, inputs: list[T], /) -> Results[R_co]:
         """Return one result for each input, in the same order.
 
         Called in a worker thread: not always the same one, but one batch at a time.
@@ -93,11 +94,27 @@ class InferenceModel(ABC, Generic[T, R_co]):
         """
 
 
+class InfersToo(Infers[T, R_co], Protocol[T, R_co]):
+    """`Infers` again, for what may stand beside a class in a sequence.
+
+    Once pyright has compared a class itself, in vain, with a protocol that its instances fit, it
+    refuses these, too, wherever they come later. So no class may ever be compared with `Infers`.
+    """
+
+
+class Partial(Protocol[R_co]):
+    """A `functools.partial`, which is invariant: that of a subclass is not one of `Infers`."""
+
+    @property
+    def func(self) -> Callable[..., R_co]: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> R_co: ...
+
+
+# No protocol for instances is among these, see `InfersToo`.
+Model: TypeAlias = type[Infers[T, R]] | Partial[Infers[T, R]] | InferenceModel[T, R]
 BlockingFunction: TypeAlias = Callable[[list[T]], Results[R]]
 AsyncFunction: TypeAlias = Callable[[list[T]], Awaitable[Results[R]]]
-# A class, or a `functools.partial` of one. The latter cannot be said more closely:
-# partial is invariant, that of a subclass is not one of `Infers`.
-ModelFactory: TypeAlias = Callable[..., Infers[T, R]]
+Replica: TypeAlias = Model[T, R] | InfersToo[T, R] | AsyncFunction[T, R] | BlockingFunction[T, R]
 
 
 class Keeper(Protocol):

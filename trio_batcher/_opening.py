@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import asynccontextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from ._arguments import check_limits, check_shapes
 from ._batcher import Batcher
@@ -24,26 +24,32 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from typing_extensions import TypeVar
+
     from ._hosts import CapacityLimiter
     from ._model import (
         AsyncFunction,
         BlockingFunction,
         Infers,
-        ModelFactory,
+        Model,
         ModelSource,
+        Replica,
     )
+
+    # Without an annotation, a lambda takes and returns anything.
+    T = TypeVar("T", bound=Any, default=Any)
+    R = TypeVar("R", default=Any)
+    Opened: TypeAlias = AbstractAsyncContextManager[Batcher[T, R]]
 
 __all__ = ["open_batcher"]
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-# One overload for each kind of model, so that `infer` has the model's own types.
+# One overload for each kind of model, so that `infer` has the model's own types. The order
+# matters: a class has to be known for one before it meets a protocol for instances.
 
 
 @overload
 def open_batcher(
-    model: Infers[T, R] | Sequence[Infers[T, R]],
+    model: Model[T, R] | Sequence[Model[T, R]],
     *,
     max_batch_size: int = ...,
     max_delay: float = ...,
@@ -54,10 +60,10 @@ def open_batcher(
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
     run_in: Literal["thread", "process"] = ...,
-) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
+) -> Opened[T, R]: ...
 @overload
 def open_batcher(
-    model: ModelFactory[T, R] | Sequence[ModelFactory[T, R]],
+    model: Sequence[Replica[T, R]],
     *,
     max_batch_size: int = ...,
     max_delay: float = ...,
@@ -68,10 +74,10 @@ def open_batcher(
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
     run_in: Literal["thread", "process"] = ...,
-) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
+) -> Opened[T, R]: ...
 @overload
 def open_batcher(
-    model: AsyncFunction[T, R] | Sequence[AsyncFunction[T, R]],
+    model: Infers[T, R],
     *,
     max_batch_size: int = ...,
     max_delay: float = ...,
@@ -82,10 +88,10 @@ def open_batcher(
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
     run_in: Literal["thread", "process"] = ...,
-) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
+) -> Opened[T, R]: ...
 @overload
 def open_batcher(
-    model: BlockingFunction[T, R] | Sequence[BlockingFunction[T, R]],
+    model: AsyncFunction[T, R],
     *,
     max_batch_size: int = ...,
     max_delay: float = ...,
@@ -96,7 +102,21 @@ def open_batcher(
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
     run_in: Literal["thread", "process"] = ...,
-) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
+) -> Opened[T, R]: ...
+@overload
+def open_batcher(
+    model: BlockingFunction[T, R],
+    *,
+    max_batch_size: int = ...,
+    max_delay: float = ...,
+    max_queue_size: float = ...,
+    key: Callable[[T], Hashable] | None = ...,
+    cost: Callable[[T], float] | None = ...,
+    max_batch_cost: float | None = ...,
+    limiter: CapacityLimiter | None = ...,
+    warmup: Iterable[T] = ...,
+    run_in: Literal["thread", "process"] = ...,
+) -> Opened[T, R]: ...
 def open_batcher(
     model: Any,
     *,
@@ -109,7 +129,7 @@ def open_batcher(
     limiter: CapacityLimiter | None = None,
     warmup: Iterable[Any] = (),
     run_in: Literal["thread", "process"] = "thread",
-) -> AbstractAsyncContextManager[Batcher[Any, Any]]:
+) -> Opened[Any, Any]:
     """Put a model behind a `Batcher` for the length of an ``async with`` block.
 
     A device that becomes free takes the waiting requests at once, as many as there are, up to

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Generic, Literal, TypedDict, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 
 __all__ = ["BatcherOptions"]
 
+T = TypeVar("T")
 
-class BatcherOptions(TypedDict, total=False):
+
+class BatcherOptions(TypedDict, Generic[T], total=False):
     """What `open_batcher` takes beside the model, with its defaults.
 
     The warm-up is a sequence, as it may be needed more than once: an application can be
@@ -22,9 +24,9 @@ class BatcherOptions(TypedDict, total=False):
     max_batch_size: int
     max_delay: float
     max_queue_size: float
-    key: Callable[[Any], Hashable] | None
-    cost: Callable[[Any], float] | None
+    key: Callable[[T], Hashable] | None
+    cost: Callable[[T], float] | None
     max_batch_cost: float | None
     limiter: CapacityLimiter | None
-    warmup: Sequence[Any]
+    warmup: Sequence[T]
     run_in: Literal["thread", "process"]

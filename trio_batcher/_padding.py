@@ -47,10 +47,10 @@ class Pad:
     dim: int = 0
     multiple_of: int = 1
     lengths: Collection[int] = ()
-    values: float | Mapping[Name, float] = 0
+    values: float | Mapping[Any, float] = 0  # of names; a mapping is invariant in its keys
     keys: Collection[Name] | None = None
     mask: str | None = None
-    cut: int | Mapping[Name, int] | None = None
+    cut: int | Mapping[Any, int] | None = None
 
     def __post_init__(self) -> None:
         if self.dim < 0:

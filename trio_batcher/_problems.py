@@ -7,7 +7,7 @@ import logging
 import math
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 
@@ -21,9 +21,6 @@ from ._errors import (
     Overloaded,
     ResultCountError,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["Problem", "bad_request", "closing", "culprit", "log_fault", "problem_response"]
 
@@ -43,7 +40,7 @@ class Problem:
     """
 
     status: int
-    headers: Mapping[str, str]
+    headers: dict[str, str]
     body: bytes
 
     def as_messages(self) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -35,7 +35,7 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
-# Frameworks disagree about the three; all of theirs are to fit.
+# Frameworks disagree about the three; all of theirs are to fit, here and in the middleware.
 ASGIApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
 _logger = logging.getLogger("trio_batcher.asgi")
@@ -84,7 +84,7 @@ class BatcherMiddleware:
         self.default_timeout: float = default_timeout
         self.max_timeout: float = max_timeout
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request; an ASGI application."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)

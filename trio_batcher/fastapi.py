@@ -37,7 +37,7 @@ def batcher_lifespan(
     *,
     name: str = "batcher",
     lifespan: Lifespan | None = None,
-    **options: Unpack[BatcherOptions],
+    **options: Unpack[BatcherOptions[Any]],
 ) -> Callable[[Any], AbstractAsyncContextManager[dict[str, Any]]]:
     """Return a lifespan for an application that has a batcher: ``FastAPI(lifespan=...)``.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from quart_trio import QuartTrio
 
     from ._batcher import Batcher
-    from ._model import AsyncFunction, BlockingFunction, Infers, ModelFactory
+    from ._model import AsyncFunction, BlockingFunction, Infers, Model, Replica
     from ._options import BatcherOptions
 
 __all__ = ["QuartBatcher"]
@@ -47,27 +47,25 @@ class QuartBatcher(Generic[T, R]):
     # One overload for each kind of model, as for `open_batcher`.
     @overload
     def __init__(
-        self, model: Infers[T, R] | Sequence[Infers[T, R]], **options: Unpack[BatcherOptions]
+        self,
+        model: Model[T, R] | Sequence[Model[T, R]],
+        **options: Unpack[BatcherOptions[T]],
     ) -> None: ...
     @overload
     def __init__(
-        self,
-        model: ModelFactory[T, R] | Sequence[ModelFactory[T, R]],
-        **options: Unpack[BatcherOptions],
+        self, model: Sequence[Replica[T, R]], **options: Unpack[BatcherOptions[T]]
+    ) -> None: ...
+    @overload
+    def __init__(self, model: Infers[T, R], **options: Unpack[BatcherOptions[T]]) -> None: ...
+    @overload
+    def __init__(
+        self, model: AsyncFunction[T, R], **options: Unpack[BatcherOptions[T]]
     ) -> None: ...
     @overload
     def __init__(
-        self,
-        model: AsyncFunction[T, R] | Sequence[AsyncFunction[T, R]],
-        **options: Unpack[BatcherOptions],
+        self, model: BlockingFunction[T, R], **options: Unpack[BatcherOptions[T]]
     ) -> None: ...
-    @overload
-    def __init__(
-        self,
-        model: BlockingFunction[T, R] | Sequence[BlockingFunction[T, R]],
-        **options: Unpack[BatcherOptions],
-    ) -> None: ...
-    def __init__(self, model: Any, **options: Unpack[BatcherOptions]) -> None:
+    def __init__(self, model: Any, **options: Unpack[BatcherOptions[Any]]) -> None:
         # Nothing is opened before it is entered; a wrong argument is reported now.
         open_batcher(model, **options)
         self._model = model
@@ -174,4 +172,4 @@ async def _answer(error: Exception) -> Response:
     # Quart lets a middleware see no exception that has a handler.
     log_fault(error, request.method, request.path)
     problem = problem_response(error)
-    return Response(problem.body, problem.status, dict(problem.headers))
+    return Response(problem.body, problem.status, problem.headers)

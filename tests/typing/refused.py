@@ -3,35 +3,16 @@
 
 from __future__ import annotations
 
-import math
-
-import trio
-
 from trio_batcher import Batcher, InferenceModel, open_batcher
 
-from .models import Lengths, lengths, lengths_async
+
+def lengths(texts: list[str]) -> list[int]:
+    return [len(text) for text in texts]
 
 
-async def items_of_the_wrong_type(batcher: Batcher[str, int]) -> None:
-    await batcher.infer(1)  # type: ignore[arg-type]
-    await batcher.infer_many([1, 2])  # type: ignore[list-item]
-    text: str = await batcher.infer("text")  # type: ignore[assignment]
-    texts: list[str] = await batcher.infer_many(["text"])  # type: ignore[assignment]
-    assert text
-    assert texts
-
-
-async def for_each_kind_of_model() -> None:
-    async with open_batcher(lengths) as batcher:
-        await batcher.infer(b"bytes")  # type: ignore[arg-type]
-    async with open_batcher(lengths_async) as batcher:
-        await batcher.infer(b"bytes")  # type: ignore[arg-type]
-    async with open_batcher(Lengths()) as batcher:
-        await batcher.infer(b"bytes")  # type: ignore[arg-type]
-    async with open_batcher(Lengths) as batcher:
-        await batcher.infer(b"bytes")  # type: ignore[arg-type]
-    async with open_batcher([Lengths, Lengths]) as batcher:
-        await batcher.infer(b"bytes")  # type: ignore[arg-type]
+class Lengths(InferenceModel[str, int]):
+    def infer(self, inputs: list[str]) -> list[int]:
+        return lengths(inputs)
 
 
 def one_by_one(text: str) -> int:
@@ -42,29 +23,100 @@ def a_single_number(texts: list[str]) -> int:
     return len(texts)
 
 
+async def a_single_number_async(texts: list[str]) -> int:
+    return len(texts)
+
+
+def load() -> Lengths:
+    """A function is called with a batch, whatever it returns."""
+    return Lengths()
+
+
+class Predictor:
+    def predict(self, texts: list[str]) -> list[int]:
+        return lengths(texts)
+
+
+class Asynchronous:
+    async def infer(self, texts: list[str]) -> list[int]:
+        return lengths(texts)
+
+
+class OneByOne:
+    def infer(self, text: str) -> int:
+        return len(text)
+
+
+async def items(batcher: Batcher[str, int]) -> None:
+    await batcher.infer(1)  # type: ignore[arg-type]
+    await batcher.infer_many([1, 2])  # type: ignore[list-item]
+    await batcher.infer("text", weight="high")  # type: ignore[arg-type]
+
+
+async def results(batcher: Batcher[str, int]) -> None:
+    text: str = await batcher.infer("text")  # type: ignore[assignment]
+    texts: list[str] = await batcher.infer_many(["text"])  # type: ignore[assignment]
+    (await batcher.infer("text")).upper()  # type: ignore[attr-defined]
+    assert text
+    assert texts
+
+
+async def without_await(batcher: Batcher[str, int]) -> None:
+    length: int = batcher.infer("text")  # type: ignore[assignment]
+    assert length
+
+
+async def without_async_with() -> None:
+    await open_batcher(lengths).infer("text")  # type: ignore[attr-defined]
+
+
+async def a_plain_with() -> None:
+    with open_batcher(lengths):  # type: ignore[attr-defined]
+        pass
+
+
 class AsyncInference(InferenceModel[str, int]):
     async def infer(self, inputs: list[str]) -> list[int]:  # type: ignore[override]
         return lengths(inputs)
 
 
-def things_that_are_no_model() -> None:
+class WrongResults(InferenceModel[str, int]):
+    def infer(self, inputs: list[str]) -> list[str]:  # type: ignore[override]
+        return inputs
+
+
+class WrongInputs(InferenceModel[str, int]):
+    def infer(self, inputs: str) -> list[int]:  # type: ignore[override]
+        return [len(inputs)]
+
+
+def functions_that_are_no_model() -> None:
     open_batcher(one_by_one)  # type: ignore[arg-type]
     open_batcher(a_single_number)  # type: ignore[arg-type]
+    open_batcher(a_single_number_async)  # type: ignore[arg-type]
+    open_batcher(load)  # type: ignore[arg-type]
+
+
+def classes_that_are_no_model() -> None:
+    open_batcher(Predictor)  # type: ignore[arg-type]
+    open_batcher(Asynchronous)  # type: ignore[arg-type]
+    open_batcher(OneByOne)  # type: ignore[arg-type]
+
+
+def instances_that_are_no_model() -> None:
+    open_batcher(Predictor())  # type: ignore[call-overload]
+    open_batcher(Asynchronous())  # type: ignore[call-overload]
+    open_batcher(OneByOne())  # type: ignore[call-overload]
+
+
+def other_things() -> None:
     open_batcher(3)  # type: ignore[call-overload]
-    open_batcher([lengths, 3])  # type: ignore[arg-type]
+    open_batcher("model")  # type: ignore[arg-type]
+    open_batcher(None)  # type: ignore[call-overload]
+    open_batcher({"model": lengths})  # type: ignore[call-overload]
 
 
-def wrong_arguments() -> None:
-    open_batcher(lengths, 32)  # type: ignore[call-overload]
-    open_batcher(lengths, max_batch_size=1.5)  # type: ignore[call-overload]
-    open_batcher(lengths, limiter=trio.Semaphore(1))  # type: ignore[call-overload]
-    open_batcher(lengths, warmup=[1])  # type: ignore[arg-type]
-    open_batcher(Lengths, warmup=[1])  # type: ignore[arg-type]
-    open_batcher(Lengths, run_in="fork")  # type: ignore[call-overload]
-
-
-def right_arguments() -> None:
-    open_batcher(lengths, max_queue_size=math.inf, max_delay=0.01, max_batch_size=8)
-    open_batcher(lengths, limiter=trio.CapacityLimiter(1))
-    open_batcher(Lengths, limiter=None)
-    open_batcher(Lengths, run_in="process")
+def replicas_that_are_none() -> None:
+    open_batcher([lengths, 3])  # type: ignore[list-item]
+    open_batcher([lengths, one_by_one])  # type: ignore[list-item]
+    open_batcher([Predictor, Predictor])  # type: ignore[list-item]

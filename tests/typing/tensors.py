@@ -7,6 +7,7 @@ import functools
 from typing import Any, assert_type
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -25,6 +26,33 @@ def pair(x: Tensor, *, y: Tensor) -> tuple[Tensor, Tensor]:
 class Classifier(TorchModel[Tensor]):
     def __init__(self, path: str, *, device: str) -> None:
         super().__init__(double, device=device)
+
+
+def as_array(texts: list[str]) -> np.ndarray:
+    return np.ones(len(texts))
+
+
+def of_images(images: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+    return np.ones(len(images), np.float32)
+
+
+def as_tensor(texts: list[str]) -> Tensor:
+    return torch.ones(len(texts))
+
+
+async def arrays_as_results() -> None:
+    async with open_batcher(as_array) as batcher:
+        assert_type(batcher, Batcher[str, Any])
+    async with open_batcher(of_images) as images:
+        await images.infer(np.ones(1, np.uint8))
+        await images.infer("image")  # type: ignore[arg-type]
+
+
+async def tensors_as_results() -> None:
+    async with open_batcher(as_tensor) as batcher:
+        assert_type(batcher, Batcher[str, Tensor])
+    async with open_batcher([as_tensor, as_tensor]) as batcher:
+        assert_type(batcher, Batcher[str, Tensor])
 
 
 async def functions() -> None:
@@ -47,6 +75,19 @@ async def modules() -> None:
 async def loaded_in_the_worker() -> None:
     async with open_batcher(functools.partial(Classifier, "path", device="cpu")) as batcher:
         assert_type(batcher, Batcher[Item, Tensor])
+
+
+async def replicas() -> None:
+    async with open_batcher([TorchModel(double, device=f"cuda:{n}") for n in range(2)]) as batcher:
+        assert_type(batcher, Batcher[Item, Tensor])
+    loads = [functools.partial(Classifier, "path", device=f"cuda:{n}") for n in range(2)]
+    async with open_batcher(loads) as batcher:
+        assert_type(batcher, Batcher[Item, Tensor])
+
+
+def padding(values: dict[str, int]) -> None:
+    Pad(values=values, cut=values)
+    Pad(values={"input_ids": 1, "weights": 0.5}, cut={0: 1})
 
 
 def wrong_arguments() -> None:
