@@ -289,7 +289,7 @@ class Device(Generic[T]):
         """
         if not self.latency.trusted(now):
             return 0.0
-        return self.latency.least * self.latency.expected[1] + self.delivery.seconds
+        return self.latency.least + self.delivery.seconds
 
     def free_at(self) -> float:
         """Return when what it has in hand should end; -inf if nobody knows. Lock held."""
@@ -309,7 +309,7 @@ class Device(Generic[T]):
         """Return when it could be done with a batch of one, at the earliest. The lock is held."""
         begins = now + self.lead.seconds
         if (end := self.free_at()) > begins:
-            begins = max(begins, end - (1.0 - self.latency.residuals.least) * (end - self.started))
+            begins = max(begins, self.started + self.latency.floor(end - self.started))
         return begins + self.alone(now)
 
     def expected_seconds(self, size: int) -> float:

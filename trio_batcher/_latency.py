@@ -51,7 +51,7 @@ _LAG, _NEWS, _SURPRISE, _YOUNG = 3, 16, 0.03, 4
 _SPACING = 0.010
 # Standard deviations beyond which a batch is an outlier, and how many of those in succession,
 # all slow or all quick, are a change instead: two pauses may well follow each other.
-_FAR, _CONFIRMED = 3.3, 3
+_FAR, _CONFIRMED, _QUICK = 3.3, 3, 2
 # Standard deviations by which a broken promise widens the bounds, and the ends of that.
 _STEP, _NARROWEST, _WIDEST = 0.3, -2.0, 6.0
 # What exceeds the longest of the last batches by more than this factor is no estimate.
@@ -122,8 +122,14 @@ class LatencyModel:
 
     @property
     def least(self) -> float:
-        """Seconds that even a batch of one is likely to take; 0 if nobody knows."""
+        """Seconds below which a batch of one is not counted on; 0 if nothing can be ruled out."""
+        if self.residuals.steady:
+            return self.bounds[1]
         return self.residuals.least * self.expected[1]
+
+    def floor(self, seconds: float) -> float:
+        """Return what batches that are expected to take so long are likely to take at least."""
+        return seconds if self.residuals.steady else self.residuals.least * seconds
 
     @property
     def largest(self) -> int:
@@ -188,7 +194,7 @@ class LatencyModel:
             self._offset = min(max(offset, _NARROWEST), _WIDEST)
             if self._counts[size]:
                 self.residuals.observe(
-                    size, duration, self._expected[size], math.sqrt(self._noise)
+                    size, duration, self._expected[size], now, math.sqrt(self._noise)
                 )
             if self.residuals.chances:
                 self._average(size, duration)
@@ -228,7 +234,10 @@ class LatencyModel:
         deviation = math.sqrt(self._noise + self._doubt(count))
         limit = max(_BLIND, _FAR * deviation)
         limit = min(limit, student(_FAR, self._noise_freedom) * deviation)
-        if not count:
+        far = not 1.0 / (1.0 + limit) <= ratio <= 1.0 + limit
+        if far and self._again(0, ratio):
+            self._shift()
+        elif not count:
             # What takes longer than a larger size is a pause, unless a step of padding begins.
             larger = self._sizes[bisect(self._sizes, size) :]
             share = self._means[self._sizes[-1]] * self._level * size / self._sizes[-1]
@@ -236,13 +245,11 @@ class LatencyModel:
             self._set(size, min(duration, most))
         elif count == 1 and duration < _AGAIN * self._means[size] * self._level:
             self._set(size, duration)
-        elif 1.0 / (1.0 + limit) <= ratio <= 1.0 + limit:
+        elif not far:
             self._follow(size, duration)
         elif count == 1 and 1.0 / ODD <= duration / (self._means[size] * self._level) <= ODD:
             self._set(size, duration)  # so it was no pause, however odd it looked
             self._counts[size] = _DOUBTED
-        elif self._again(0, ratio):
-            self._shift()
         elif self._again(size, ratio):
             self._set(size, duration)  # this size has changed, not all of them
             self._counts[size] = _DOUBTED
@@ -261,7 +268,9 @@ class LatencyModel:
         if outliers and (outliers[0] > 1.0) != (ratio > 1.0):
             outliers.clear()
         outliers.append(ratio)
-        return len(outliers) == _CONFIRMED
+        # A pause may follow another one; nothing but a change makes batches so quick.
+        quick = ratio < _AGAIN and len(self._sizes) > 1
+        return len(outliers) == (_QUICK if quick else _CONFIRMED)
 
     def _follow(self, size: int, duration: float) -> None:
         self._outliers[0], self._outliers[size] = [], []
@@ -280,7 +289,7 @@ class LatencyModel:
     def _shift(self) -> None:
         # The device has changed. The best guess is that neither shape nor noise have.
         ratio = median(self._outliers[0])
-        self.residuals.forget(_CONFIRMED, math.sqrt(self._noise))
+        self.residuals.change(len(self._outliers[0]), ratio, math.sqrt(self._noise))
         self._level, self._bias = self._level * ratio, 0.0
         self._freedom = min(self._freedom, _CONFIRMED)
         for other in self._outliers[0]:

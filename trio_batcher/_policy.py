@@ -184,7 +184,7 @@ def decide(
     chosen = not (in_time and (left <= limit or queue.is_uniform))
     if chosen and not latency.residuals.steady and not queue.undue_size:
         seen = latency.largest
-        chosen = load_of(queue, now, latency.expected[seen], seen * limits.devices) > _SPARE
+        chosen = (left > limit or not latency.residuals.chances) and load_of(queue, now, latency.expected[seen], seen * limits.devices) > _SPARE
     if not chosen:
         if patient and limits.max_delay and left < limit:
             # A wait that would cost the most urgent of them its deadline is no use to it; as
@@ -209,7 +209,7 @@ def decide(
         batch = batch or queue.first(limit, hopeless)
     if trusted and len(batch) < left:
         # Those that stay behind cannot start before this batch, or another device's, ends.
-        behind = start + latency.least + latency.residuals.least * latency.expected[len(batch)]
+        behind = start + latency.floor(latency.expected[len(batch)]) + latency.least
         overdue = queue.due_before(min(behind, others_done_at) - ROUNDING)
         leaving = {*hopeless, *batch}
         hopeless += [request for request in overdue if request not in leaving]

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Residuals"]
 
-# Batches that are remembered, and how many make a distribution of their own.
-_MEMORY, _ENOUGH = 64, 8
+# Batches that are remembered, how many of them however long ago they were, seconds for which the
+# others are, and how many make a distribution of their own.
+_MEMORY, _LAST, _SECONDS, _ENOUGH = 64, 16, 1.0, 8
 # Four fifths of the batches take the same, to so much of what is expected: that is steady; to no
 # less than this, it is wild.
 _STEADY, _WILD = 0.10, 0.40
+# And none has taken less than this part.
+_NEVER_BELOW = 0.8
 # Of a normal distribution four fifths lie within so many standard deviations.
 _FOUR_FIFTHS = 2.56
 # Quantiles that stand for a wild distribution.
@@ -42,32 +45,45 @@ class Residuals:
     """
 
     def __init__(self) -> None:
-        self.steady = True
+        self.steady = False
         self.chances: Sequence[float] = ()
         self.least = 0.0
-        self._batches: deque[tuple[int, float, float]] = deque()
+        self._batches: deque[tuple[int, float, float, float]] = deque()
         self._ratios: list[float] = []  # of those, in order
 
-    def observe(self, size: int, seconds: float, expected: float, noise: float) -> None:
+    def observe(
+        self, size: int, seconds: float, expected: float, now: float, noise: float
+    ) -> None:
         """Learn what a batch has taken.
 
         Args:
             size: of it.
             seconds: what it took.
             expected: what had been expected.
+            now: when it ended.
             noise: relative standard deviation that batches have at least.
         """
-        if len(self._batches) == _MEMORY:
-            self._drop(self._batches.popleft()[2])
+        batches = self._batches
+        while len(batches) == _MEMORY or (
+            len(batches) >= _LAST and batches[0][3] < now - _SECONDS
+        ):
+            self._drop(batches.popleft()[2])
         ratio = seconds / expected
-        self._batches.append((size, seconds, ratio))
+        batches.append((size, seconds, ratio, now))
         insort(self._ratios, ratio)
         self._judge(noise)
 
-    def forget(self, count: int, noise: float) -> None:
-        """Forget the last batches, as the device has changed: they were no noise."""
+    def change(self, count: int, factor: float, noise: float) -> None:
+        """Learn that the last batches were no noise: the device takes so many times as long now.
+
+        That it may well take again what it took before stays in mind for a while.
+        """
         for _ in range(min(count, len(self._batches))):
-            self._drop(self._batches.pop()[2])
+            size, seconds, ratio, when = self._batches.pop()
+            self._drop(ratio)
+        if factor > 1.0:
+            self._batches.append((size, seconds / factor, 1.0 / factor, when))
+            insort(self._ratios, 1.0 / factor)
         if self._ratios:
             self._judge(noise)
 
@@ -81,7 +97,7 @@ class Residuals:
         deviation = max(range_ / _FOUR_FIFTHS, noise)
         least = 1.0 - student(_NEGLIGIBLE, count - 1) * deviation
         self.least = max(0.0, min(ratios[0], least))
-        self.steady = range_ <= _STEADY
+        self.steady = count >= _ENOUGH and range_ <= _STEADY and ratios[0] >= _NEVER_BELOW
         self.chances = ()
         if count >= _ENOUGH and range_ > _WILD:
             step = count / _QUANTILES
