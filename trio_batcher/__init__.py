@@ -17,6 +17,7 @@ from ._errors import (
     ModelError,
     Overloaded,
     ResultCountError,
+    ThreadNotStarted,
 )
 from ._latency import LatencyFit
 from ._model import InferenceModel
@@ -39,5 +40,6 @@ __all__ = [
     "Overloaded",
     "RejectionReason",
     "ResultCountError",
+    "ThreadNotStarted",
     "open_batcher",
 ]

@@ -21,6 +21,7 @@ __all__ = [
     "ModelError",
     "Overloaded",
     "ResultCountError",
+    "ThreadNotStarted",
 ]
 
 
@@ -103,6 +104,25 @@ class ChildDied(BatcherError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(type(self), exit_code=self.exit_code), self.args, self.__dict__
+
+
+class ThreadNotStarted(BatcherError, RuntimeError):
+    """The system has no thread to run a model in; what it said is the ``__cause__``.
+
+    Raised on entering; models that were made already have been closed. It is the ``__cause__`` of
+    `BatcherCrashed` if it comes later: nothing would run, and nobody could say until when.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"no thread could be started for a model: {reason}; the process or its container is "
+            "at its limit of threads (ulimit -u, a cgroup's pids.max) or of memory: raise that, "
+            "or have fewer replicas"
+        )
+        self.reason: str = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason,), self.__dict__
 
 
 class ModelError(BatcherError):

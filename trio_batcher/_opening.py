@@ -199,7 +199,7 @@ async def _open(
     uses_threads = not all(device.is_async for device in devices)
     with (
         prompt_switching() if uses_threads else nullcontext(),
-        host.threads(len(devices)) if uses_threads else nullcontext(),
+        host.threads() if uses_threads else nullcontext(),
     ):
         capacity = host.limiter(len(devices)) if limiter is None else limiter
         async with loaded(host, devices, capacity):

@@ -173,16 +173,25 @@ class Host(Protocol):
         """Return a scope that cancellations from outside do not get through."""
         ...
 
-    def threads(self, most: int) -> AbstractContextManager[None]:
-        """Have worker threads for ``most`` calls of `in_thread` at a time, inside the block."""
+    def threads(self) -> AbstractContextManager[None]:
+        """Have worker threads for `in_thread` inside the block; all but abandoned ones end then."""
         ...
 
     async def in_thread(
-        self, function: Callable[..., V], *args: Any, limiter: CapacityLimiter
+        self,
+        function: Callable[..., V],
+        *args: Any,
+        limiter: CapacityLimiter,
+        abandonable: bool = False,
     ) -> V:
         """Run ``function(*args)`` in a worker thread that holds one of the limiter's tokens.
 
-        Cancellable until the thread has started, not afterwards.
+        Cancellable until the thread has started; afterwards only if it is ``abandonable``. Then
+        the token is given back at once, and the thread is left to itself: what it returns or
+        raises is dropped, and neither the block nor the interpreter waits for it.
+
+        Raises:
+            ThreadNotStarted: the system has no thread.
         """
         ...
 

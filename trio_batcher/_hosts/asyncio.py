@@ -9,15 +9,15 @@ cancellation raised afterwards.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import math
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
+
+from .workers import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -107,7 +107,8 @@ class AsyncioHost:
         )
         # Callable as `wake(caller, value)`.
         self.wake: Callable[[Any, Any], None] = asyncio.Future.set_result
-        self._executor: ThreadPoolExecutor
+        # Those that called last come first.
+        self._idle: list[Worker] = []
 
     async def checkpoint(self) -> None:
         await anyio.lowlevel.checkpoint()
@@ -145,26 +146,42 @@ class AsyncioHost:
         return anyio.CancelScope(shield=True)
 
     @contextmanager
-    def threads(self, most: int) -> Iterator[None]:
-        with ThreadPoolExecutor(most, "trio_batcher") as self._executor:
+    def threads(self) -> Iterator[None]:
+        try:
             yield
+        finally:
+            for worker in self._idle:
+                worker.dismiss()
+            for worker in self._idle:
+                worker.thread.join()
+            self._idle.clear()
 
     async def in_thread(
-        self, function: Callable[..., V], *args: Any, limiter: CapacityLimiter
+        self,
+        function: Callable[..., V],
+        *args: Any,
+        limiter: CapacityLimiter,
+        abandonable: bool = False,
     ) -> V:
         token = object()
         await _acquire(limiter, token)
         try:
+            worker = self._idle.pop() if self._idle else Worker()
             ended = asyncio.Event()
-            job = self._executor.submit(contextvars.copy_context().run, function, *args)
-            job.add_done_callback(lambda _: self.post(ended.set))
-            with anyio.CancelScope(shield=True):
-                try:
+            answer = worker.start(function, args, lambda: self.post(ended.set))
+            try:
+                if abandonable:
                     await ended.wait()
-                except asyncio.CancelledError:
-                    await _whatever_comes(ended)  # noqa: ASYNC102
-                    raise
-            return job.result()
+                else:
+                    with anyio.CancelScope(shield=True):
+                        await _ended(ended)
+            finally:
+                if ended.is_set():
+                    self._idle.append(worker)
+                else:
+                    worker.dismiss()
+            result: V = answer.pop().unwrap()
+            return result
         finally:
             limiter.release_on_behalf_of(token)
 
@@ -202,6 +219,14 @@ async def _acquire(limiter: CapacityLimiter, borrower: object) -> None:
             limiter.acquire_on_behalf_of_nowait(borrower)
             return
     await limiter.acquire_on_behalf_of(borrower)
+
+
+async def _ended(ended: asyncio.Event) -> None:
+    try:
+        await ended.wait()
+    except asyncio.CancelledError:
+        await _whatever_comes(ended)
+        raise
 
 
 async def _whatever_comes(ended: asyncio.Event) -> None:
