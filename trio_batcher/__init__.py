@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ._batcher import Batcher
 from ._errors import (
+    BatchTooLarge,
     BatcherClosed,
     BatcherCrashed,
     BatcherError,
@@ -25,6 +26,7 @@ from ._opening import open_batcher
 from ._statistics import BatcherStatistics, RejectionReason
 
 __all__ = [
+    "BatchTooLarge",
     "Batcher",
     "BatcherClosed",
     "BatcherCrashed",

@@ -171,11 +171,11 @@ class Bisection(Generic[T]):
 
     def failed(
         self, segment: Segment[T], error: BaseException, halves: Sequence[Segment[T]]
-    ) -> list[Request[T]]:
-        """Note that a run raised. A single input fails by that.
+    ) -> tuple[list[Request[T]], list[Request[T]]]:
+        """Note that a run raised.
 
         Returns:
-            Those that are given up for the whole batch's failure.
+            Who fails by itself, and those that are given up for the whole batch's failure.
 
         Args:
             segment: what was run.
@@ -185,14 +185,13 @@ class Bisection(Generic[T]):
         if segment.rank == _WHOLE and isinstance(error, ChildDied) and not self._died:
             self._died = True
             self._untried.append(segment)
-            return []
+            return [], []
+        self._untried.extend(halves)
         if isinstance(error, BatchTooLarge) and halves:
-            self._untried.extend(halves)
-            return []
+            return [], []
         self._kinds.add(type(error))
         if segment.rank == _WHOLE or self.reason is None:
             self.reason, self._kinds = error, {type(error)}
-        self._untried.extend(halves)
         if segment.rank == _PROBE:
             self._running -= 1
         elif segment.rank == _HALF:
@@ -202,9 +201,10 @@ class Bisection(Generic[T]):
                 self._start_probing()
         if len(self._kinds) > 1:
             self._stop_probing()
+        given_up: list[Request[T]] = []
         if self._probing and not self._probes and not self._running:
-            return self.clear()
-        return []
+            given_up = self.clear()
+        return [] if halves else [*segment], given_up
 
     def put_back(self, segment: Segment[T]) -> None:
         """Take back what was not run after all."""

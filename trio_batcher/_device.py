@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from copy import copy
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ._bisection import Attempt, Raised, Returned, checked, outcomes_of
+from ._bisection import Attempt, Raised, Returned, Segment, checked
 from ._delivery import DeliveryModel
-from ._errors import DeviceLost
+from ._errors import BatchTooLarge, DeviceLost
 from ._latency import LatencyModel
+from ._memory import SafeSize, those_that_fit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ._hosts import Host
     from ._model import ModelSource
     from ._policy import Plan
     from ._queue import Request
 
-__all__ = ["Device"]
+__all__ = ["Device", "took_too_long"]
 
 T = TypeVar("T")
 
@@ -27,6 +29,11 @@ T = TypeVar("T")
 def _not_loaded(_: object) -> Any:
     msg = "a device runs nothing before its model is loaded"
     raise RuntimeError(msg)
+
+
+def took_too_long(batch_timeout: float) -> TimeoutError:
+    """Return what a run is taken to have raised that took longer than that."""
+    return TimeoutError(f"no result within batch_timeout={batch_timeout!r} s")
 
 
 class Device(Generic[T]):
@@ -48,6 +55,12 @@ class Device(Generic[T]):
         ended: when its last run ended.
         busy: seconds its model has spent running.
         reruns: runs made to find what a batch failed on.
+        batch_timeout: seconds that a run may take.
+        since: since when its model has been at a run, in the worker; infinity if it is not.
+        at: how many inputs that run has, and of whom.
+        abandoned: a run has taken too long. Its thread is nobody's any more, and takes nothing.
+        safe_size: how much its model can take at a time, counted as the latency model does it.
+        limited: the batch in hand is smaller because of that. Guarded.
         overlaps: its model can be launched, to prepare a batch while another one runs.
         staged: requests in hand beside `batch`: launched behind it, or failed before it. Guarded.
         staged_load: what those count as, or the first of two batches.
@@ -57,7 +70,9 @@ class Device(Generic[T]):
         now: the time.
     """
 
-    def __init__(self, source: ModelSource, most: int, host: Host) -> None:
+    def __init__(
+        self, source: ModelSource, most: int, host: Host, batch_timeout: float = math.inf
+    ) -> None:
         self.is_async = source.is_async
         self.latency = LatencyModel(most)
         self.delivery = DeliveryModel()
@@ -72,6 +87,12 @@ class Device(Generic[T]):
         self.busy = 0.0
         self.reruns = 0
         self.started = 0.0
+        self.batch_timeout = batch_timeout
+        self.since = math.inf
+        self.at: list[Request[T]] | None = None
+        self.abandoned = False
+        self.safe_size = SafeSize()
+        self.limited = False
         self.overlaps = False
         self.staged: list[Request[T]] = []
         self.staged_load = 0
@@ -81,7 +102,9 @@ class Device(Generic[T]):
         self.now = host.now
         self._source = source
         self._keeper = source.keeper
-        self._await = host.call
+        if self._keeper is not None:
+            self._keeper.batch_timeout = batch_timeout
+        self._host = host
         self._call: Callable[[list[T]], Any] = _not_loaded
         self._launch: Callable[[list[T]], Callable[[], Any]] = _not_loaded
         self._close: Callable[[], None] | None = None
@@ -99,12 +122,17 @@ class Device(Generic[T]):
     @property
     def has_to_be_closed(self) -> bool:
         """Whether `close` has anything to do."""
-        return self._close is not None
+        return self._close is not None and not self.abandoned
 
     @property
     def can_be_interrupted(self) -> bool:
         """Whether `interrupt` has any effect."""
         return self._keeper is not None
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody has to see to it that no run takes longer than `batch_timeout`."""
+        return self.batch_timeout < math.inf and not self.is_async and self._keeper is None
 
     @property
     def restarts(self) -> int:
@@ -135,117 +163,149 @@ class Device(Generic[T]):
         if close is not None:
             close()
 
-    def run(self, items: list[T], load: int | None = None) -> list[Any]:
-        """Run a batch in this thread and return an outcome for each item.
+    def run(self, inputs: list[T], load: int) -> Attempt:
+        """Run a batch in this thread, and return what came of it.
 
         Args:
-            items: the batch.
-            load: of it, where that is not its size. Of its parts it is not known then.
+            inputs: a list of the model's own: it may change that.
+            load: what the latency model has such a batch under.
 
         Raises:
-            DeviceLost: it can run nothing any more, or was interrupted: no item's fault.
+            DeviceLost: the model can run nothing any more.
         """
-        return self.outcomes(items, self._attempt(list(items), load or len(items)), load)
-
-    def outcomes(self, items: list[T], attempt: Attempt, load: int | None = None) -> list[Any]:
-        """Return an outcome for each item, given what the whole batch came to, in this thread.
-
-        Raises:
-            DeviceLost: as by `run`.
-        """
-        if isinstance(attempt, Returned):
-            return checked(attempt.results, len(items))
-        runs = outcomes_of(items)
-        next(runs)  # the whole batch, which was just tried
-        while True:
-            try:
-                inputs = runs.send(attempt)
-            except StopIteration as finished:
-                return cast("list[Any]", finished.value)
-            self.reruns += 1
-            attempt = self._attempt(inputs, 0 if load else len(inputs))
-
-    async def run_async(self, items: list[T], load: int | None = None) -> list[Any]:
-        """Await a batch in the event loop and return an outcome for each item, as `run` does."""
-        attempt = await self._attempt_async(list(items), load or len(items))
-        if isinstance(attempt, Returned):
-            return checked(attempt.results, len(items))
-        runs = outcomes_of(items)
-        next(runs)  # the whole batch, which was just tried
-        while True:
-            try:
-                inputs = runs.send(attempt)
-            except StopIteration as finished:
-                return cast("list[Any]", finished.value)
-            self.reruns += 1
-            attempt = await self._attempt_async(inputs, 0 if load else len(inputs))
-
-    def try_launch(self, inputs: list[T]) -> Callable[[], Any] | Raised:
-        """Launch a batch; return what waits for it, or what that raised."""
-        try:
-            return self._launch(inputs)
-        except DeviceLost:
-            raise
-        except BaseException as exc:  # noqa: BLE001, ASYNC103  as below
-            return Raised(exc)  # noqa: ASYNC104
-
-    def try_collect(
-        self, collect: Callable[[], Any] | Raised, load: int, begun: float, launched: float
-    ) -> Attempt:
-        """Wait for a batch that was launched. The time before another one had ended is not its."""
-        begun, launched = max(begun, self.ended), max(launched, self.ended)
-        if isinstance(collect, Raised):
-            return self._raised(collect.error, max(begun, launched))
-        try:
-            results = collect()
-        except DeviceLost:
-            raise
-        except BaseException as exc:  # noqa: BLE001, ASYNC103  as below
-            return self._raised(exc, begun)  # noqa: ASYNC104
-        self.busy += launched - begun
-        returned = self._returned(results, load, launched)
-        self.latest = load, self.ended - launched
-        return returned
-
-    def _attempt(self, inputs: list[T], load: int) -> Attempt:
         if self._keeper is not None:
             self._keeper.ready()  # what that takes is not a batch's time
-        started = self.now()
         if self.overlaps:
+            started = self.now()
             collect = self.try_launch(inputs)
-            return self.try_collect(collect, load, started, self.now())
+            return self.try_collect(collect, len(inputs), load, started, self.now())
+        size = len(inputs)
+        self.since = started = self.now()
         try:
-            results = self._call(inputs)
+            results = checked(self._call(inputs), size)
         except DeviceLost:
             raise
         # Not only Exception: a model that calls sys.exit() on one input must not take
         # everybody else's answers along.
         except BaseException as exc:  # noqa: BLE001, ASYNC103
             return self._raised(exc, started)  # noqa: ASYNC104
+        finally:
+            self.since = math.inf
         return self._returned(results, load, started)
 
-    async def _attempt_async(self, inputs: list[T], load: int) -> Attempt:
+    async def run_async(self, inputs: list[T], load: int) -> Attempt:
+        """Run a batch in the event loop, and return what came of it, as `run` does.
+
+        Cancellation: the model is cancelled.
+        """
+        size = len(inputs)
         started = self.now()
         try:
-            results = await self._await(self._call, inputs)
+            results = checked(await self._answer(inputs), size)
         except DeviceLost:
             raise
-        # As above, but a cancellation passes.
-        except (Exception, SystemExit, KeyboardInterrupt) as exc:  # noqa: BLE001
-            return self._raised(exc, started)
+        except BaseException as exc:
+            if self._host.is_no_models(exc):
+                raise
+            raised = self._raised(exc, started)
+            try:
+                # If we were cancelled ourselves, that comes again here.
+                await self._host.checkpoint()
+                return raised
+            finally:
+                # Its traceback has this frame.
+                del raised
         return self._returned(results, load, started)
 
-    def _returned(self, results: Any, load: int, started: float) -> Returned:
-        self.ended = ended = self.now()
-        self.busy += ended - started
-        if load:
-            self._measured.append((load, ended - started, ended))
-        return Returned(results)
+    async def _answer(self, inputs: list[T]) -> Any:
+        if self.batch_timeout == math.inf:
+            return await self._host.call(self._call, inputs)
+        with self._host.move_on_after(self.batch_timeout):
+            return await self._host.call(self._call, inputs)
+        raise took_too_long(self.batch_timeout)
+
+    def try_launch(self, inputs: list[T]) -> Callable[[], Any] | Raised:
+        """Launch a batch; return what waits for it, or what that raised."""
+        self.since = self.now()
+        try:
+            return self._launch(inputs)
+        except DeviceLost:
+            raise
+        except BaseException as exc:  # noqa: BLE001, ASYNC103  as above
+            return Raised(exc)  # noqa: ASYNC104
+        finally:
+            self.since = math.inf
+
+    def try_collect(
+        self,
+        collect: Callable[[], Any] | Raised,
+        size: int,
+        load: int,
+        begun: float,
+        launched: float,
+    ) -> Attempt:
+        """Wait for a batch that was launched. The time before another one had ended is not its."""
+        begun, launched = max(begun, self.ended), max(launched, self.ended)
+        if isinstance(collect, Raised):
+            self._note_end(max(begun, launched))
+            return collect
+        self.since = launched
+        try:
+            results = checked(collect(), size)
+        except DeviceLost:
+            raise
+        except BaseException as exc:  # noqa: BLE001, ASYNC103  as above
+            return self._raised(exc, begun)  # noqa: ASYNC104
+        finally:
+            self.since = math.inf
+        self.busy += launched - begun
+        returned = self._returned(results, load, launched)
+        self.latest = load, self.ended - launched
+        return returned
+
+    def _returned(self, outcomes: list[Any], load: int, started: float) -> Returned:
+        self._note_end(started)
+        self._measured.append((load, self.ended - started, self.ended))
+        return Returned(outcomes)
 
     def _raised(self, error: BaseException, started: float) -> Raised:
+        self._note_end(started)
+        return Raised(error)
+
+    def _note_end(self, started: float) -> None:
         self.ended = self.now()
         self.busy += self.ended - started
-        return Raised(error)
+
+    def fitting(
+        self, batch: list[Request[T]], size_of: Callable[[list[Request[T]]], float]
+    ) -> list[Request[T]]:
+        """Return as much of a batch as the model can take, as far as is known. Lock held."""
+        if self.safe_size.safe == math.inf:
+            return batch
+        fitting = those_that_fit(batch, size_of, self.safe_size)
+        self.limited = len(fitting) < len(batch)
+        return fitting
+
+    def note_size(self, batch: Sequence[Request[T]], error: BaseException | None) -> None:
+        """Learn from what came of the batch in hand how much the model can take. Lock held.
+
+        A single item that is too large says nothing of others: what its batch had taught is
+        forgotten.
+        """
+        if error is None:
+            if self.safe_size.safe < math.inf:
+                self.safe_size.ran(self.batch_load)
+                if self.limited:
+                    self.safe_size.limited()
+            return
+        if not isinstance(error, BatchTooLarge):
+            return
+        before = batch.bisection.sizes_before if isinstance(batch, Segment) else {}
+        if len(batch) > 1:
+            before.setdefault(self, copy(self.safe_size))
+            self.safe_size.failed(self.batch_load)
+        elif self in before:
+            self.safe_size = before.pop(self)
 
     def forget(self) -> None:
         """Drop what was measured and not learned yet."""
@@ -274,7 +334,7 @@ class Device(Generic[T]):
 
     def put_down(self) -> None:
         """Note that no batch is running. The scheduler's lock is held."""
-        self.starting = False
+        self.starting = self.limited = False
         self.batch = self.plan = None
         self.stage([], 0)
         self.plan_from = math.inf
@@ -313,6 +373,10 @@ class Device(Generic[T]):
         """Return what a batch should take, until it is delivered; 0 if nobody knows. Lock held."""
         seconds = self.latency.expected[size]
         return seconds and self.lead.seconds + seconds + self.delivery.seconds
+
+    def running_for(self, now: float) -> float:
+        """Return for how long it has been at its batch; 0 if it has none. Lock held."""
+        return max(0.0, now - self.started) if self.batch else 0.0
 
     def expected_end(self, now: float) -> float:
         """Return when it should be free, as far as one can tell. The lock is held."""

@@ -16,17 +16,21 @@ Who may touch what:
 
 from __future__ import annotations
 
+import logging
 import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, assert_never
 
 from ._attendants import Attendants
+from ._bisection import failures
 from ._bursts import Bursts
+from ._device import took_too_long
 from ._errors import BatcherError, DeadlineUnreachable, DeviceLost
 from ._hosts import ki_protected
 from ._outcomes import Group, Outcomes, closing_error, is_awaited, overload_error
 from ._policy import Dispatch, Idle, Limits, WaitUntil
 from ._scheduler import Scheduler
+from ._watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -42,6 +46,7 @@ __all__ = ["Engine"]
 T = TypeVar("T")
 
 _NEVER = math.inf
+_logger = logging.getLogger("trio_batcher")
 
 
 class Engine(Generic[T]):
@@ -57,8 +62,9 @@ class Engine(Generic[T]):
         limiter: CapacityLimiter | None,
     ) -> None:
         self._host = host
-        self._scheduler = Scheduler(devices, limits, host.now)
+        self._scheduler = Scheduler(devices, limits, host.now, is_awaited)
         self._max_batch_size = limits.max_batch_size
+        self._watch = Watch(host, self._is_hung)
         self.max_queue_size = max_queue_size
         self._bursts = Bursts(
             host,
@@ -67,6 +73,7 @@ class Engine(Generic[T]):
             deliver=self._deliver,
             refuse=self._refuse_hopeless,
             ring=self._ring,
+            watch=self._watch,
         )
         self._doorbell = host.doorbell()
         # A new request wakes the gather task if the queue is so long, or its deadline so near.
@@ -135,6 +142,8 @@ class Engine(Generic[T]):
         with self._scheduler.lock:
             for request in requests:
                 self._scheduler.queue.discard(request)
+        if self._scheduler.closing:
+            self._ring()
 
     def _refusal(self, count: int, deadline: float, now: float) -> BatcherError | None:
         if self._scheduler.closing:
@@ -158,36 +167,38 @@ class Engine(Generic[T]):
         try:
             with self._scope, self._faults_kept():
                 async with self._host.open_nursery() as nursery:
+                    if any(device.is_watched for device in self._scheduler.devices):
+                        nursery.start_soon(self._watch.serve)
                     with self._faults_kept():
                         await self._attendants.begin(self._host, nursery)
                         await self._gather()
                     self._attendants.dismiss()
+                    self._watch.dismiss()
         finally:
             self.abort()
             self.ended.set()
 
     async def _gather(self) -> None:
         scheduler = self._scheduler
-        while (
-            not scheduler.closing
-            or scheduler.queue.size
-            or len(scheduler.free) < len(scheduler.fleet.devices)
-        ):
+        while not scheduler.closing or self.outcomes.missing(scheduler.queue.added):
             until = self._start_bursts()
             await self._doorbell.listen(min(until, self._look_out()))
             self._ring_at, self._ring_before = _NEVER, -_NEVER
             if scheduler.plan_due:
                 scheduler.plan_ahead()
+        if len(scheduler.free) < len(scheduler.fleet.devices):
+            # They have just answered, or nobody waits for an answer any more.
+            self.abort()
 
     def _start_bursts(self) -> float:
         """Start what can be started; return until when to sleep unless the doorbell rings."""
         until = _NEVER
         for device in self._scheduler.by_speed():
-            # A burst takes its batch once it runs: what those on their way will take still
-            # waits. Another device is worth starting for the rest only.
-            spoken_for = self._max_batch_size * self._scheduler.fleet.starting()
-            if spoken_for and self._scheduler.queue.size <= spoken_for:
-                self._ring_at = spoken_for + 1
+            # Another device is worth starting for those only that no burst on its way will take.
+            starting = self._scheduler.fleet.starting()
+            unspoken_for = self._scheduler.unspoken_for(starting)
+            if starting and unspoken_for <= 0:
+                self._ring_at = self._scheduler.queue.size - unspoken_for + 1
                 return _NEVER
             decision, now = self._scheduler.look(device)
             self._refuse_hopeless(decision.hopeless, now)
@@ -245,23 +256,54 @@ class Engine(Generic[T]):
             with self._faults_kept():
                 try:
                     await self._bursts.run(device, parting)
-                except DeviceLost:
+                    if device.abandoned:
+                        raise DeviceLost("a model's thread had to be abandoned") from took_too_long(
+                            device.batch_timeout
+                        )
+                except DeviceLost as exc:
                     # Of an aborted batcher it has only been interrupted.
                     lost = not self._aborted
                     if lost and len(self._scheduler.fleet.devices) == 1:
                         raise
+                    if lost:
+                        _logger.warning(
+                            "device %d is lost, others go on: %s", self._index(device), exc
+                        )
         finally:
-            for done in parting:
-                self._deliver(*done)
-            # Cancelled, or crashed, with a batch in hand: its callers must hear of it.
-            with self._scheduler.lock:
-                stranded = [*(device.batch or ()), *device.staged]
+            while parting:
+                self._deliver(*parting.pop(0))
             if lost and self.failure is None:
-                self._scheduler.retire(device, [each for each in stranded if is_awaited(each)])
+                self._scheduler.retire(device)
                 self._ring()
             else:
+                # Cancelled, or crashed, with a batch in hand: its callers must hear of it.
+                with self._scheduler.lock:
+                    stranded = [*(device.batch or ()), *device.staged]
                 self._turn_away(stranded)
+                del stranded
                 self._set_free(device)
+                if self._aborted or self.failure is not None:
+                    self._empty()
+
+    def _is_hung(self, device: Device[T]) -> bool:
+        """Give a device up if its thread is still at a run that has taken too long by now."""
+        with self._scheduler.lock:
+            if self._host.now() < device.since + device.batch_timeout:
+                return False
+            device.abandoned = True
+            batch = (device.batch if device.at is None else device.at) or []
+        error = took_too_long(device.batch_timeout)
+        _logger.error(
+            "device %d hangs with a batch of %d: %s; its thread is abandoned",
+            self._index(device),
+            len(batch),
+            error,
+        )
+        self.outcomes.deliver(batch, failures(error, len(batch), len(batch)), device.started)
+        return True
+
+    def _index(self, device: Device[T]) -> int:
+        return self._scheduler.devices.index(device)
 
     def _set_free(self, device: Device[T]) -> None:
         with self._scheduler.lock:
@@ -309,6 +351,7 @@ class Engine(Generic[T]):
         for device in self._scheduler.devices:
             device.interrupt()
         self._empty()
+        self._watch.dismiss()
         self._scope.cancel()
 
     @contextmanager
@@ -320,12 +363,15 @@ class Engine(Generic[T]):
         try:
             yield
         except BaseException as exc:  # noqa: ASYNC103
-            if self._aborted:
+            # What the user has interrupted is not the batcher's to keep.
+            if self._aborted or isinstance(exc, KeyboardInterrupt):
                 raise
             self._crash(exc)
 
     def _crash(self, error: BaseException) -> None:
         """Turn everybody away from now on; the error is raised when the block is left."""
+        if self.failure is None:
+            _logger.error("the batcher itself failed", exc_info=error)
         self.failure = self.failure or error
         self._empty()
         self.failed.set()
@@ -334,9 +380,7 @@ class Engine(Generic[T]):
     def _empty(self) -> None:
         self._scheduler.closing = True
         self._bursts.emptied.set()
-        with self._scheduler.lock:
-            waiting = self._scheduler.queue.clear()
-        self._turn_away(waiting)
+        self._turn_away(self._scheduler.clear())
 
     def statistics(self) -> BatcherStatistics:
         """Return a snapshot."""

@@ -127,6 +127,9 @@ class TrioHost:
     def shield(self) -> trio.CancelScope:
         return trio.CancelScope(shield=True)
 
+    def move_on_after(self, seconds: float) -> trio.CancelScope:
+        return trio.move_on_after(seconds)
+
     def threads(self) -> AbstractContextManager[None]:
         return nullcontext()  # trio has its own
 
@@ -160,3 +163,7 @@ class TrioHost:
 
     def call(self, model: Callable[[Any], Awaitable[V]], inputs: Any) -> Awaitable[V]:
         return model(inputs)
+
+    def is_no_models(self, error: BaseException) -> bool:
+        # Nobody's Ctrl-C gets here, nor is a cancellation lost; but a coroutine may be thrown away.
+        return isinstance(error, GeneratorExit) and not trio.lowlevel.in_trio_task()
