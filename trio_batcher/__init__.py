@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from ._batcher import Batcher
 from ._errors import (
-    BatchTooLarge,
     BatcherClosed,
     BatcherCrashed,
     BatcherError,
+    BatchTooLarge,
     ChildDied,
     DeadlineUnreachable,
     DeviceLost,

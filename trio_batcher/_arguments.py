@@ -7,25 +7,20 @@ from numbers import Real
 
 from ._errors import ItemError
 
-__all__ = ["check_limits", "check_shapes", "checked_cost", "checked_weight"]
+__all__ = ["check_limits", "check_shapes", "check_timeout", "checked_cost", "checked_weight"]
 
 # Sums and ratios of weights stay far from what a float cannot hold.
 _LIGHTEST, _HEAVIEST = 1e-9, 1e9
 
 
 def check_limits(
-    max_batch_size: object,
-    max_delay: float,
-    max_queue_size: float,
-    batch_timeout: float,
-    limiter: object,
+    max_batch_size: object, max_delay: float, max_queue_size: float, limiter: object
 ) -> None:
     """Raise what is wrong with the arguments of `open_batcher`, if anything is."""
     if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, int):
         raise TypeError(f"max_batch_size must be an int, not {max_batch_size!r}")
     _check_real("max_delay", max_delay)
     _check_real("max_queue_size", max_queue_size)
-    _check_real("batch_timeout", batch_timeout)
     if max_batch_size < 1:
         raise ValueError(f"max_batch_size must be >= 1, not {max_batch_size}")
     if not 0.0 <= max_delay < math.inf:
@@ -34,12 +29,17 @@ def check_limits(
         raise ValueError(
             f"max_queue_size must be a whole number >= 1, or math.inf, not {max_queue_size!r}"
         )
+    if limiter is not None and not hasattr(limiter, "acquire_on_behalf_of"):
+        raise TypeError(f"limiter must be a CapacityLimiter of trio's or anyio's, not {limiter!r}")
+
+
+def check_timeout(batch_timeout: float) -> None:
+    """Raise what is wrong with the time that a run of the model may take, if anything is."""
+    _check_real("batch_timeout", batch_timeout)
     if not batch_timeout > 0.0:
         raise ValueError(
             f"batch_timeout must be > 0 seconds (math.inf for no limit), not {batch_timeout!r}"
         )
-    if limiter is not None and not hasattr(limiter, "acquire_on_behalf_of"):
-        raise TypeError(f"limiter must be a CapacityLimiter of trio's or anyio's, not {limiter!r}")
 
 
 def check_shapes(key: object, cost: object, max_batch_cost: float | None) -> None:

@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set as Abstra
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from ._errors import BatchTooLarge, ChildDied, ItemError, ModelError, ResultCountError
-from ._queue import Request
+
+if TYPE_CHECKING:
+    from ._queue import Request
 
 __all__ = [
     "Attempt",
@@ -76,9 +78,7 @@ class Segment(list["Request[T]"], Generic[T]):
 
     __slots__ = ("arrived", "bisection", "deadline", "rank")
 
-    def __init__(
-        self, requests: Sequence[Request[T]], bisection: Bisection[T], rank: int
-    ) -> None:
+    def __init__(self, requests: Sequence[Request[T]], bisection: Bisection[T], rank: int) -> None:
         super().__init__(requests)
         self.bisection = bisection
         self.rank = rank

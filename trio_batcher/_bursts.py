@@ -126,7 +126,7 @@ class Bursts(Generic[T]):
             parting.append(done)
             return []
         # If anybody waits for the device, that comes first. Else the answers do.
-        waited_for = self._scheduler.queue.size > 0 or bool(self._scheduler.reruns.pending)
+        waited_for = self._scheduler.waiting
         if not waited_for:
             self._host.post(self._deliver, *done)
         try:
@@ -144,8 +144,9 @@ class Bursts(Generic[T]):
                 del batch
                 if not goes_on:
                     return
-                # A model that never waits must not keep everybody else from running.
-                await self._host.checkpoint()
+                if self._scheduler.waiting:
+                    # A model that never waits must not keep everybody else from running.
+                    await self._host.checkpoint()
         finally:
             if self.shared:
                 self._limiter.release_on_behalf_of(device)
@@ -184,7 +185,7 @@ class Bursts(Generic[T]):
     def _failed(
         self, device: Device[T], batch: list[Request[T]], error: BaseException
     ) -> tuple[list[Request[T]], list[Any]]:
-        # What takes as long as the batch is large, or is the model's code, is done without the lock.
+        # What takes as long as the batch is large, or is users' code, is done without the lock.
         segment = batch if isinstance(batch, Segment) else Bisection.of(batch)
         halves = segment.halves()
         with self._scheduler.lock:
@@ -201,8 +202,8 @@ class Bursts(Generic[T]):
     ) -> None:
         what = f"raised {type(attempt.error).__name__}" if isinstance(attempt, Raised) else "ran"
         _logger.debug(
-            "device %d: %s of %d %s in %.6f s",
-            self._scheduler.devices.index(device),
+            "%s: %s of %d %s in %.6f s",
+            device,
             "a rerun" if isinstance(batch, Segment) else "a batch",
             len(batch),
             what,

@@ -22,9 +22,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, assert_never
 
 from ._attendants import Attendants
-from ._bisection import failures
 from ._bursts import Bursts
-from ._device import took_too_long
 from ._errors import BatcherError, DeadlineUnreachable, DeviceLost
 from ._hosts import ki_protected
 from ._outcomes import Group, Outcomes, closing_error, is_awaited, overload_error
@@ -64,16 +62,17 @@ class Engine(Generic[T]):
         self._host = host
         self._scheduler = Scheduler(devices, limits, host.now, is_awaited)
         self._max_batch_size = limits.max_batch_size
-        self._watch = Watch(host, self._is_hung)
+        self.outcomes: Outcomes[T] = Outcomes(host, self._discard)
+        watch = Watch(host, self._scheduler, self.outcomes.deliver)
         self.max_queue_size = max_queue_size
         self._bursts = Bursts(
             host,
             self._scheduler,
             limiter,
             deliver=self._deliver,
-            refuse=self._refuse_hopeless,
+            refuse=self.outcomes.refuse,
             ring=self._ring,
-            watch=self._watch,
+            watch=watch,
         )
         self._doorbell = host.doorbell()
         # A new request wakes the gather task if the queue is so long, or its deadline so near.
@@ -81,13 +80,12 @@ class Engine(Generic[T]):
         self._ring_before = -_NEVER
         self._scope = host.shield()
         self._attendants = Attendants(
-            devices, self._burst, faults_kept=self._faults_kept, forsake=self._set_free
+            devices, self._burst, watch, self._faults_kept, self._set_free
         )
         self._aborted = False
         self.failure: BaseException | None = None
         self.failed = host.event()
         self.begun, self.ended = host.event(), host.event()
-        self.outcomes: Outcomes[T] = Outcomes(host, self._discard)
 
     # Callers, in the event loop
 
@@ -109,12 +107,8 @@ class Engine(Generic[T]):
             if due := now >= scheduler.plan_from:
                 scheduler.call_for_plan()
             enough = queue.size >= self._ring_at
-        if due:
-            self._doorbell.ring()
-        if enough:
-            self._call_for_burst()
-        elif deadline < self._ring_before:
-            self._ring()
+        if due or enough or deadline < self._ring_before:
+            self._notify(due=due, enough=enough)
         return None
 
     def submit_group(self, group: Group[T]) -> BatcherError | None:
@@ -130,13 +124,17 @@ class Engine(Generic[T]):
             if due := first.arrived >= scheduler.plan_from:
                 scheduler.call_for_plan()
             enough = scheduler.queue.size >= self._ring_at
+        if due or enough or first.deadline < self._ring_before:
+            self._notify(due=due, enough=enough)
+        return None
+
+    def _notify(self, *, due: bool, enough: bool) -> None:
         if due:
             self._doorbell.ring()
         if enough:
             self._call_for_burst()
-        elif first.deadline < self._ring_before:
+        elif not due:
             self._ring()
-        return None
 
     def _discard(self, requests: Iterable[Request[T]]) -> None:
         with self._scheduler.lock:
@@ -167,13 +165,10 @@ class Engine(Generic[T]):
         try:
             with self._scope, self._faults_kept():
                 async with self._host.open_nursery() as nursery:
-                    if any(device.is_watched for device in self._scheduler.devices):
-                        nursery.start_soon(self._watch.serve)
                     with self._faults_kept():
                         await self._attendants.begin(self._host, nursery)
                         await self._gather()
                     self._attendants.dismiss()
-                    self._watch.dismiss()
         finally:
             self.abort()
             self.ended.set()
@@ -201,7 +196,7 @@ class Engine(Generic[T]):
                 self._ring_at = self._scheduler.queue.size - unspoken_for + 1
                 return _NEVER
             decision, now = self._scheduler.look(device)
-            self._refuse_hopeless(decision.hopeless, now)
+            self.outcomes.refuse(decision.hopeless, now)
             match decision:
                 case Idle():  # nobody waits, or nobody that this device could serve in time
                     self._ring_at = 1
@@ -225,7 +220,7 @@ class Engine(Generic[T]):
         if not self._bursts.shared:
             return _NEVER
         look = self._scheduler.look_out()
-        self._refuse_hopeless(look.hopeless, look.now)
+        self.outcomes.refuse(look.hopeless, look.now)
         self._ring_before = max(self._ring_before, look.earliest)
         return look.until
 
@@ -256,19 +251,12 @@ class Engine(Generic[T]):
             with self._faults_kept():
                 try:
                     await self._bursts.run(device, parting)
-                    if device.abandoned:
-                        raise DeviceLost("a model's thread had to be abandoned") from took_too_long(
-                            device.batch_timeout
-                        )
                 except DeviceLost as exc:
                     # Of an aborted batcher it has only been interrupted.
-                    lost = not self._aborted
-                    if lost and len(self._scheduler.fleet.devices) == 1:
-                        raise
-                    if lost:
-                        _logger.warning(
-                            "device %d is lost, others go on: %s", self._index(device), exc
-                        )
+                    if lost := not self._aborted:
+                        if len(self._scheduler.fleet.devices) == 1:
+                            raise
+                        _logger.warning("%s is lost, the others go on: %s", device, exc)
         finally:
             while parting:
                 self._deliver(*parting.pop(0))
@@ -276,39 +264,17 @@ class Engine(Generic[T]):
                 self._scheduler.retire(device)
                 self._ring()
             else:
-                # Cancelled, or crashed, with a batch in hand: its callers must hear of it.
-                with self._scheduler.lock:
-                    stranded = [*(device.batch or ()), *device.staged]
-                self._turn_away(stranded)
-                del stranded
                 self._set_free(device)
                 if self._aborted or self.failure is not None:
                     self._empty()
 
-    def _is_hung(self, device: Device[T]) -> bool:
-        """Give a device up if its thread is still at a run that has taken too long by now."""
-        with self._scheduler.lock:
-            if self._host.now() < device.since + device.batch_timeout:
-                return False
-            device.abandoned = True
-            batch = (device.batch if device.at is None else device.at) or []
-        error = took_too_long(device.batch_timeout)
-        _logger.error(
-            "device %d hangs with a batch of %d: %s; its thread is abandoned",
-            self._index(device),
-            len(batch),
-            error,
-        )
-        self.outcomes.deliver(batch, failures(error, len(batch), len(batch)), device.started)
-        return True
-
-    def _index(self, device: Device[T]) -> int:
-        return self._scheduler.devices.index(device)
-
     def _set_free(self, device: Device[T]) -> None:
         with self._scheduler.lock:
+            stranded = [*(device.batch or ()), *device.staged]
             device.put_down()
         self._scheduler.free.append(device)
+        # Cancelled, or crashed, with a batch in hand: its callers must hear of it.
+        self._turn_away(stranded)
         self._ring()
 
     # Outcomes, in the event loop
@@ -327,13 +293,10 @@ class Engine(Generic[T]):
             self.outcomes.deliver(batch, outcomes, started)
             hopeless = self._scheduler.note_delivery(device, now, now - ended)
             if hopeless:
-                self._refuse_hopeless(hopeless, now)
+                self.outcomes.refuse(hopeless, now)
         except Exception as exc:  # noqa: BLE001  leaving here, it would end the event loop
             self._crash(exc)
             self._turn_away(batch)
-
-    def _refuse_hopeless(self, requests: Sequence[Request[T]], now: float) -> None:
-        self.outcomes.reject(requests, lambda request: DeadlineUnreachable(request.deadline - now))
 
     def _turn_away(self, requests: Sequence[Request[T]]) -> None:
         self.outcomes.reject(requests, lambda _: closing_error(self.failure))
@@ -351,7 +314,7 @@ class Engine(Generic[T]):
         for device in self._scheduler.devices:
             device.interrupt()
         self._empty()
-        self._watch.dismiss()
+        self._attendants.dismiss()
         self._scope.cancel()
 
     @contextmanager
@@ -371,8 +334,8 @@ class Engine(Generic[T]):
     def _crash(self, error: BaseException) -> None:
         """Turn everybody away from now on; the error is raised when the block is left."""
         if self.failure is None:
+            self.failure = error
             _logger.error("the batcher itself failed", exc_info=error)
-        self.failure = self.failure or error
         self._empty()
         self.failed.set()
         self._ring()

@@ -126,7 +126,7 @@ class ThreadNotStarted(BatcherError, RuntimeError):
         return type(self), (self.reason,), self.__dict__
 
 
-class BatchTooLarge(Exception):  # noqa: N818  it says what it is
+class BatchTooLarge(Exception):
     """A model raises this if it cannot take so many items at a time, or such large ones.
 
     As where memory is short: nothing is wrong with any of them. They are run again in halves, and

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import outcome
 
 from ._bisection import Failure, Raised, failures
-from ._device import took_too_long
 from ._errors import ChildDied
+from ._runner import took_too_long
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -96,9 +96,10 @@ async def warm_up(
         device.reset_counters()
 
     async def run(device: Device[Any], inputs: list[Any], load: int) -> None:
-        attempt = await once(device, inputs, load)
+        attempt = await _run(host, device, limiter, list(inputs), load)
         if isinstance(attempt, Raised) and isinstance(attempt.error, ChildDied):
-            attempt = await once(device, inputs, load)  # it may have been killed from outside
+            # It may have been killed from outside.
+            attempt = await _run(host, device, limiter, list(inputs), load)
         results = (
             failures(attempt.error, 1, len(inputs))
             if isinstance(attempt, Raised)
@@ -109,37 +110,37 @@ async def warm_up(
                 result.error.add_note(f"while warming up with a batch of {len(inputs)}")
                 raise result.error
 
-    async def once(device: Device[Any], inputs: list[Any], load: int) -> Attempt:
-        inputs = list(inputs)
-        if device.is_async:
-            return await device.run_async(inputs, load)
-        if device.is_watched:
-            return await run_watched(device, inputs, load)
+    if items:
+        _raise_first(await _on_each(host, devices, warm))
+
+
+async def _run(
+    host: Host, device: Device[Any], limiter: CapacityLimiter, inputs: list[Any], load: int
+) -> Attempt:
+    """Run a batch on a device and return what came of it."""
+    if device.is_async:
+        return await device.run_async(inputs, load)
+    if not device.is_watched:
         async with _interrupting(host, device):
             run = await host.in_thread(outcome.capture, device.run, inputs, load, limiter=limiter)
         return run.unwrap()
-
-    async def run_watched(device: Device[Any], inputs: list[Any], load: int) -> Attempt:
-        await limiter.acquire_on_behalf_of(device)
-        try:
-            with host.shield() as scope:
-                scope.deadline = host.now() + device.batch_timeout
-                run = await host.in_thread(
-                    outcome.capture,
-                    device.run,
-                    inputs,
-                    load,
-                    limiter=host.limiter(1),
-                    abandonable=True,
-                )
-                return run.unwrap()
-        finally:
-            limiter.release_on_behalf_of(device)
-        device.abandoned = True
-        return Raised(took_too_long(device.batch_timeout))
-
-    if items:
-        _raise_first(await _on_each(host, devices, warm))
+    await limiter.acquire_on_behalf_of(device)
+    try:
+        with host.shield() as scope:
+            scope.deadline = host.now() + device.batch_timeout
+            run = await host.in_thread(
+                outcome.capture,
+                device.run,
+                inputs,
+                load,
+                limiter=host.limiter(1),
+                abandonable=True,
+            )
+            return run.unwrap()
+    finally:
+        limiter.release_on_behalf_of(device)
+    device.abandoned = True
+    return Raised(took_too_long(device.batch_timeout))
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import math
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from ._arguments import check_limits, check_shapes
+from ._arguments import check_limits, check_shapes, check_timeout
 from ._batcher import Batcher
 from ._device import Device
 from ._engine import Engine
@@ -186,7 +186,8 @@ def open_batcher(
         BatcherCrashed: on leaving normally, if the batcher itself failed.
     """
     sources = as_sources(model)
-    check_limits(max_batch_size, max_delay, max_queue_size, batch_timeout, limiter)
+    check_limits(max_batch_size, max_delay, max_queue_size, limiter)
+    check_timeout(batch_timeout)
     check_shapes(key, cost, max_batch_cost)
     if run_in == "process":
         in_processes(sources)
@@ -196,7 +197,9 @@ def open_batcher(
     if key is not None or cost is not None:
         shapes = Shapes(key, cost, max_batch_cost or math.inf, max_batch_size)
     limits = Limits(max_batch_size, max_delay, len(sources), shapes)
-    return _open(sources, limits, max_queue_size, batch_timeout, limiter, list(warmup))
+    return _open(
+        sources, limits, max_queue_size, limiter, list(warmup), batch_timeout=batch_timeout
+    )
 
 
 @asynccontextmanager
@@ -204,13 +207,15 @@ async def _open(
     sources: Sequence[ModelSource],
     limits: Limits,
     max_queue_size: float,
-    batch_timeout: float,
     limiter: CapacityLimiter | None,
     warmup: Sequence[T],
+    *,
+    batch_timeout: float,
 ) -> AsyncGenerator[Batcher[T, Any]]:
     host = current_host()
     devices: list[Device[T]] = [
-        Device(source, limits.most, host, batch_timeout) for source in sources
+        Device(source, limits.most, host, batch_timeout, number)
+        for number, source in enumerate(sources)
     ]
     uses_threads = not all(device.is_async for device in devices)
     with (

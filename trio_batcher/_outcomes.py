@@ -201,6 +201,10 @@ class Outcomes(Generic[T]):
             refusal = error(request)
             self.rejected[_REASONS[type(refusal)]] += self._wake_with_error(request, refusal)
 
+    def refuse(self, requests: Sequence[Request[T]], now: float) -> None:
+        """Tell the callers of each that its deadline cannot be met, as of some time."""
+        self.reject(requests, lambda request: DeadlineUnreachable(request.deadline - now))
+
     def abandon(self, request: Request[T]) -> None:
         """Forget a request whose caller left."""
         request.caller = None

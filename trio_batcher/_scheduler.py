@@ -11,8 +11,8 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from ._bisection import Segment
 from ._assignments import Outlook, Taken
+from ._bisection import Segment
 from ._fleet import Fleet
 from ._planning import left_at_next_plan, spacing
 from ._policy import Decision, Dispatch, Limits, WaitUntil, decide, plan
@@ -72,6 +72,11 @@ class Scheduler(Generic[T]):
         self._limits = limits
         self._now = now
         self._awaited = awaited
+
+    @property
+    def waiting(self) -> bool:
+        """Whether anything waits for a device. True at that moment; needs no lock."""
+        return self.queue.size > 0 or bool(self.reruns.pending)
 
     def by_speed(self) -> list[Device[T]]:
         """Return the free devices, those first that would be done first.
@@ -154,8 +159,7 @@ class Scheduler(Generic[T]):
                 if device.deciding:
                     self._plan_later(device, now)
             # While this burst was on its way no other was started, nor is one for who comes now.
-            waiting = self.queue.size > 0 or bool(self.reruns.pending)
-            unclaimed = bool(self.free) and (beginning or waiting)
+            unclaimed = bool(self.free) and (beginning or self.waiting)
         return Taken(batch, hopeless, now, unclaimed)
 
     def _taken(self, device: Device[T], batch: list[Request[T]] | None) -> list[Request[T]]:
@@ -215,7 +219,7 @@ class Scheduler(Generic[T]):
             batch = self._taken(device, batch)
             if batch:
                 device.stage(batch, self._limits.load(batch))
-            unclaimed = bool(self.free) and (self.queue.size > 0 or bool(self.reruns.pending))
+            unclaimed = bool(self.free) and self.waiting
         return Taken(batch, hopeless, now, unclaimed)
 
     def note_launch(self, device: Device[T], now: float, seconds: float) -> None:
