@@ -11,14 +11,12 @@ from hypothesis import given, strategies as st
 
 from trio_batcher._bisection import Failure, Raised, Returned, checked, failures
 from trio_batcher._errors import (
-    BatchTooLarge,
     ChildDied,
-    ItemError,
     ModelError,
     ResultCountError,
 )
 from trio_batcher._queue import Request
-from trio_batcher._reruns import Bisection, Reruns
+from trio_batcher._reruns import Bisection
 
 
 class PoisonError(Exception):

@@ -21,7 +21,7 @@ __all__ = [
     "Returned",
     "checked",
     "failures",
-    "is_too_large",
+    "too_large",
 ]
 
 
@@ -51,22 +51,24 @@ class Failure:
         self.error = error
 
 
-def is_too_large(error: BaseException) -> bool:
-    """Return whether a model said so, if only from a nursery or a task group of its own."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.subgroup(BatchTooLarge) is not None
-    return isinstance(error, BatchTooLarge)
+def too_large(error: BaseException) -> BatchTooLarge | None:
+    """Return what a model said if it was that, if only from a nursery or task group of its own."""
+    found: BaseException | None = error
+    while isinstance(found, BaseExceptionGroup):
+        part = found.subgroup(BatchTooLarge)
+        found = part and part.exceptions[0]
+    return found if isinstance(found, BatchTooLarge) else None
 
 
 def failures(error: BaseException, count: int, batch_size: int) -> list[Failure]:
     """Return an error of its own for each of so many inputs, of a batch that failed together."""
-    text = _text(error)
+    text = _text(too_large(error) or error)
     return [_model_failure(error, batch_size, text) for _ in range(count)]
 
 
 def _model_failure(error: BaseException, batch_size: int, text: str) -> Failure:
     failure: ModelError | ItemError
-    if batch_size == 1 and is_too_large(error):
+    if batch_size == 1 and too_large(error):
         failure = ItemError("the item", "one that the model can run by itself", text)
     else:
         where = "this input alone" if batch_size == 1 else f"all of a batch of {batch_size}"

@@ -180,7 +180,7 @@ class Bursts(Generic[T]):
             return device, settled, outcomes, started, device.ended
         if isinstance(batch, Segment) or device.safe_size.safe < math.inf:
             with self._scheduler.lock:
-                device.note_size(batch, None)
+                device.note_size(batch, self._scheduler.size(batch), None)
                 if isinstance(batch, Segment):
                     self._scheduler.reruns.succeeded(batch)
         return device, batch, attempt.results, started, device.ended
@@ -190,9 +190,9 @@ class Bursts(Generic[T]):
     ) -> tuple[list[Request[T]], list[Any]]:
         # What takes as long as the batch is large, or is users' code, is done without the lock.
         segment = batch if isinstance(batch, Segment) else Bisection.of(batch)
-        halves = segment.halves()
+        halves, total = segment.halves(), self._scheduler.size(segment)
         with self._scheduler.lock:
-            device.note_size(segment, error)
+            device.note_size(segment, total, error)
             settled = self._scheduler.reruns.failed(segment, error, halves)
         failed: list[Request[T]] = []
         outcomes: list[Any] = []

@@ -6,7 +6,7 @@ import math
 from copy import copy
 from typing import TYPE_CHECKING, TypeVar
 
-from ._bisection import is_too_large
+from ._bisection import too_large
 from ._delivery import DeliveryModel
 from ._latency import LatencyModel
 from ._memory import SafeSize, those_that_fit
@@ -43,7 +43,7 @@ class Device(Runner[T]):
         started: when its last batch was picked up. Guarded likewise.
         reruns: runs made to find what a batch failed on.
         at: whose run the model is at, where that need not be `batch`.
-        safe_size: how much its model can take at a time, counted as the latency model does it.
+        safe_size: how much its model can take at a time, see `Limits.size`.
         limited: the batch in hand is smaller because of that. Guarded.
         staged: requests in hand beside `batch`: launched behind it, or failed before it. Guarded.
         staged_load: what those count as, or the first of two batches.
@@ -94,25 +94,27 @@ class Device(Runner[T]):
         self.limited = len(fitting) < len(batch)
         return fitting
 
-    def note_size(self, batch: Sequence[Request[T]], error: BaseException | None) -> None:
-        """Learn from what came of the batch in hand how much the model can take. Lock held.
+    def note_size(
+        self, batch: Sequence[Request[T]], size: float, error: BaseException | None
+    ) -> None:
+        """Learn from what came of a batch how much the model can take at a time. Lock held.
 
         A single item that is too large says nothing of others: what its batch had taught is
         forgotten.
         """
         if error is None:
             if self.safe_size.safe < math.inf:
-                self.safe_size.ran(self.batch_load)
+                self.safe_size.ran(size)
                 if self.limited:
                     self.safe_size.limited()
-        elif isinstance(batch, Segment) and is_too_large(error):
+        elif isinstance(batch, Segment) and too_large(error):
             before = batch.bisection.sizes_before
             if len(batch) > 1:
                 before.setdefault(self, copy(self.safe_size))
-                self.safe_size.failed(self.batch_load)
+                self.safe_size.failed(size)
             else:
-                for device, size in before.items():
-                    device.safe_size = size
+                for device, known in before.items():
+                    device.safe_size = known
                 before.clear()
 
     def learn(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import outcome
 
-from ._bisection import Failure, Raised, failures
+from ._bisection import Failure, Raised, failures, too_large
 from ._errors import ChildDied
 from ._runner import took_too_long
 
@@ -72,14 +72,17 @@ async def warm_up(
     The first run of a size pays for what is done once (compiling, allocating); the
     second one is what the latency model learns from.
 
+    Where the model says `BatchTooLarge` it ends.
+
     Raises:
         ModelError: the model failed; nothing has been served yet, so opening fails too.
         ResultCountError: likewise.
     """
     most, shapes = limits.max_batch_size, limits.shapes
     known = [shapes.of(item) for item in items] if shapes else []
+    dearest = max([shape.cost for shape in known], default=1.0)
     if shapes and known:
-        most = shapes.seats(max([shape.cost for shape in known]))
+        most = shapes.seats(dearest)
     steps = [1 + 2**power for power in range(most.bit_length())]
     sizes = [1, *(size for size in steps if size < most)]
     if most > 1:
@@ -91,6 +94,8 @@ async def warm_up(
             load = shapes.load_of(list(islice(cycle(known), size))) if shapes else size
             await run(device, inputs, load)
             device.forget()
+            if size * dearest > device.safe_size.safe:
+                break
             await run(device, inputs, load)
             device.learn()
         device.reset_counters()
@@ -100,6 +105,10 @@ async def warm_up(
         if isinstance(attempt, Raised) and isinstance(attempt.error, ChildDied):
             # It may have been killed from outside.
             attempt = await _run(host, device, limiter, list(inputs), load)
+        if isinstance(attempt, Raised) and len(inputs) > 1 and too_large(attempt.error):
+            # No larger batch is of any use; how large one may be is found out when it matters.
+            device.safe_size.failed(len(inputs) * dearest)
+            return
         results = (
             failures(attempt.error, 1, len(inputs))
             if isinstance(attempt, Raised)

@@ -12,7 +12,7 @@ from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from ._bisection import is_too_large
+from ._bisection import too_large
 from ._errors import ChildDied
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class Bisection(Generic[T]):
             self._untried.append(segment)
             return []
         self._untried.extend(halves)
-        if is_too_large(error) and halves:
+        if too_large(error) and halves:
             return []
         self._kinds.add(type(error))
         if segment.rank == _WHOLE or self._reason is None:

@@ -95,6 +95,10 @@ class Scheduler(Generic[T]):
         """Return what a batch counts as."""
         return self._limits.load(batch)
 
+    def size(self, batch: Sequence[Request[T]]) -> float:
+        """Return how large a run of it is: how many, each as dear as the dearest."""
+        return self._limits.size(batch)
+
     def unspoken_for(self, starting: int) -> int:
         """Return how many wait that no burst on its way will take; less than 0 if it could more.
 
@@ -171,7 +175,7 @@ class Scheduler(Generic[T]):
         if isinstance(batch, Segment):
             device.reruns += 1
             return batch
-        batch = device.fitting(batch, self._limits.load)
+        batch = device.fitting(batch, self._limits.size)
         self.queue.remove_all(batch)
         self.batch_sizes[len(batch)] += 1
         return batch
