@@ -101,23 +101,12 @@ async def warm_up(
         device.reset_counters()
 
     async def run(device: Device[Any], inputs: list[Any], load: int) -> None:
-        attempt = await _run(host, device, limiter, list(inputs), load)
-        if isinstance(attempt, Raised) and isinstance(attempt.error, ChildDied):
-            # It may have been killed from outside.
-            attempt = await _run(host, device, limiter, list(inputs), load)
+        attempt = await _run(host, device, limiter, inputs, load)
         if isinstance(attempt, Raised) and len(inputs) > 1 and too_large(attempt.error):
             # No larger batch is of any use; how large one may be is found out when it matters.
             device.safe_size.failed(len(inputs) * dearest)
             return
-        results = (
-            failures(attempt.error, 1, len(inputs))
-            if isinstance(attempt, Raised)
-            else attempt.results
-        )
-        for result in results:
-            if isinstance(result, Failure):
-                result.error.add_note(f"while warming up with a batch of {len(inputs)}")
-                raise result.error
+        _raise_failure(attempt, len(inputs))
 
     if items:
         _raise_first(await _on_each(host, devices, warm))
@@ -126,7 +115,27 @@ async def warm_up(
 async def _run(
     host: Host, device: Device[Any], limiter: CapacityLimiter, inputs: list[Any], load: int
 ) -> Attempt:
-    """Run a batch on a device and return what came of it."""
+    """Run a batch on a device and return what came of it.
+
+    Once more if the model's process has died: it may have been killed from outside.
+    """
+    attempt = await _run_once(host, device, limiter, list(inputs), load)
+    if isinstance(attempt, Raised) and isinstance(attempt.error, ChildDied):
+        attempt = await _run_once(host, device, limiter, list(inputs), load)
+    return attempt
+
+
+def _raise_failure(attempt: Attempt, size: int) -> None:
+    results = failures(attempt.error, 1, size) if isinstance(attempt, Raised) else attempt.results
+    for result in results:
+        if isinstance(result, Failure):
+            result.error.add_note(f"while warming up with a batch of {size}")
+            raise result.error
+
+
+async def _run_once(
+    host: Host, device: Device[Any], limiter: CapacityLimiter, inputs: list[Any], load: int
+) -> Attempt:
     if device.is_async:
         return await device.run_async(inputs, load)
     if not device.is_watched:

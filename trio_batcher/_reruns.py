@@ -170,7 +170,9 @@ class Bisection(Generic[T]):
             self._stop_probing()
         settled: list[Settled[T]] = [] if halves else [([*segment], error, 1)]
         if self._probing and not self._probes and not self._running:
-            settled.append((self.clear(), self._reason or error, self._size))
+            settled.append(
+                (self.clear(), error if self._reason is None else self._reason, self._size)
+            )
         self._note_settled(0 if halves else 1)
         return settled
 

@@ -222,26 +222,33 @@ def _step_by_step(model: Coroutine[Any, Any, V], task: asyncio.Task[Any]) -> Gen
     often it has been altogether says nothing, as task groups of asyncio's leave that too high.
     """
     error: BaseException | None = None
-    struck = False
-    while True:
-        asked = task.cancelling()
-        try:
-            waits_for = model.send(None) if error is None else model.throw(error)
-        except StopIteration as end:
-            result: V = end.value
-            return result
-        except asyncio.CancelledError as exc:
-            if struck:
-                raise
-            msg = "the model was not cancelled, but something that it awaited was"
-            raise RuntimeError(msg) from exc  # noqa: ASYNC104
-        finally:
-            error = None  # it has this frame in its traceback
-        struck = False
-        try:
-            yield waits_for
-        except BaseException as exc:  # noqa: BLE001, ASYNC103  thrown on, above
-            error, struck = exc, task.cancelling() > asked  # noqa: ASYNC104
+    struck = ours = False
+    before = asked = task.cancelling()
+    try:
+        while True:
+            asked = task.cancelling()
+            try:
+                waits_for = model.send(None) if error is None else model.throw(error)
+            except StopIteration as end:
+                result: V = end.value
+                return result
+            except asyncio.CancelledError as exc:
+                if struck:
+                    ours = True
+                    raise
+                msg = "the model was not cancelled, but something that it awaited was"
+                raise RuntimeError(msg) from exc  # noqa: ASYNC104
+            finally:
+                error = None  # it has this frame in its traceback
+            struck = False
+            try:
+                yield waits_for
+            except BaseException as exc:  # noqa: BLE001, ASYNC103  thrown on, above
+                error, struck = exc, task.cancelling() > asked  # noqa: ASYNC104
+    finally:
+        # The others the model has dealt with: a scope around this must not take them for its own.
+        for _ in range((asked if ours else task.cancelling()) - before):
+            task.uncancel()
 
 
 def _in_a_task() -> bool:
