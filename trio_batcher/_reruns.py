@@ -160,6 +160,7 @@ class Bisection(Generic[T]):
         self._kinds.add(type(error))
         if segment.rank == _WHOLE or self._reason is None:
             self._reason, self._kinds = error, {type(error)}
+        reason = self._reason
         self._running.difference_update(segment)
         if segment.rank == _HALF:
             self._halves_failed += 1
@@ -170,9 +171,7 @@ class Bisection(Generic[T]):
             self._stop_probing()
         settled: list[Settled[T]] = [] if halves else [([*segment], error, 1)]
         if self._probing and not self._probes and not self._running:
-            settled.append(
-                (self.clear(), error if self._reason is None else self._reason, self._size)
-            )
+            settled.append((self.clear(), reason, self._size))
         self._note_settled(0 if halves else 1)
         return settled
 

@@ -184,7 +184,8 @@ class Scheduler(Generic[T]):
         """Return what to run again, if nobody in the queue is more urgent."""
         # Of a device that has not answered yet: what its last run took.
         full = device.latency.expected[-1] or max(0.0, device.ended - device.started)
-        return self.reruns.next_before(self.queue, PATIENCE * full)
+        # A batch that is taken apart is not overdue by that alone.
+        return self.reruns.next_before(self.queue, 2.0 * PATIENCE * full)
 
     def clear(self) -> list[Request[T]]:
         """Return all who wait, to be turned away; from now on nothing is run again."""
