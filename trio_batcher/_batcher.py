@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._arguments import checked_weight
-from ._hosts import ki_protected
+from ._hosts import LocalEvent, ki_protected
 from ._outcomes import Group, ShapedRequest, TimedRequest
 from ._queue import Request
 from ._timings import current_timings
@@ -94,12 +94,13 @@ class Batcher(Generic[T, R]):
             ResultCountError: the model returned too many or too few results.
             BatcherClosed: the batcher's block has been left.
             BatcherCrashed: the batcher itself failed.
+            RuntimeError: it is called from outside of the event loop that it was opened in.
             Exception: what the model returned in this result's place, if that is an exception.
         """
+        deadline, now = self._deadline(), self._now()
         if weight != 1.0:
             weight = checked_weight(weight)
         shape = None if self._shapes is None else self._shapes.of(item)
-        deadline, now = self._deadline(), self._now()
         if deadline <= now:
             await self._host.checkpoint()
         timings = current_timings.get()
@@ -144,6 +145,7 @@ class Batcher(Generic[T, R]):
             Exception: as for `infer`.
         """
         host, engine = self._host, self._engine
+        deadline, now = host.effective_deadline(), host.now()
         weight = checked_weight(weight)
         listed = list(items)
         if len(listed) > engine.max_queue_size:
@@ -153,7 +155,6 @@ class Batcher(Generic[T, R]):
             )
             raise ValueError(msg)
         shapes = [None if self._shapes is None else self._shapes.of(item) for item in listed]
-        deadline, now = host.effective_deadline(), host.now()
         if deadline <= now or not listed:
             await host.checkpoint()
         if not listed:
@@ -181,4 +182,4 @@ class Batcher(Generic[T, R]):
         From then on every request raises `BatcherCrashed`, and so does leaving the
         block normally. A server joins it to what makes it stop: ``await batcher.failed.wait()``.
         """
-        return self._engine.failed
+        return LocalEvent(self._host, self._engine.failed)

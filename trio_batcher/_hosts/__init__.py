@@ -23,9 +23,11 @@ __all__ = [
     "Doorbell",
     "Event",
     "Host",
+    "LocalEvent",
     "Nursery",
     "Sleeper",
     "current_host",
+    "elsewhere",
     "ki_protected",
 ]
 
@@ -62,6 +64,26 @@ class LimiterStatistics(Protocol):
     def tasks_waiting(self) -> int:
         """How many tasks wait for a token."""
         ...
+
+
+class LocalEvent:
+    """An event that any thread may ask, and that only tasks of the host's loop may wait for."""
+
+    __slots__ = ("_event", "_host")
+
+    def __init__(self, host: Host, event: Event) -> None:
+        self._host, self._event = host, event
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def set(self) -> None:
+        self._host.effective_deadline()
+        self._event.set()
+
+    async def wait(self) -> None:
+        self._host.effective_deadline()
+        await self._event.wait()
 
 
 class CapacityLimiter(Protocol):
@@ -126,7 +148,13 @@ class Host(Protocol):
         ...
 
     def effective_deadline(self) -> float:
-        """Return when the current task will be cancelled: -inf if it is already."""
+        """Return when the current task will be cancelled: -inf if it is already.
+
+        Every call of a batcher begins with it.
+
+        Raises:
+            RuntimeError: it is not one of this loop's tasks.
+        """
         ...
 
     def checkpoint(self) -> Awaitable[None]:
@@ -198,6 +226,15 @@ class Host(Protocol):
     def call(self, model: Callable[[Any], Awaitable[V]], inputs: Any) -> Awaitable[V]:
         """Await an async model. Only a cancellation of this task leaves as one."""
         ...
+
+
+def elsewhere() -> RuntimeError:
+    """Return what a caller gets that is no task of the batcher's event loop."""
+    return RuntimeError(
+        "the batcher was opened in an event loop, and is called from outside of it: from another "
+        "loop, from a thread, or from no task at all. Have its own loop make the call, as the "
+        'page "Calling from threads" says, docs/threads.md'
+    )
 
 
 def current_host() -> Host:

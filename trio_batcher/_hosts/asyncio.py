@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import anyio
 import anyio.lowlevel
 
+from . import elsewhere
 from .workers import Worker
 
 if TYPE_CHECKING:
@@ -101,10 +102,7 @@ class AsyncioHost:
         self._loop = loop = asyncio.get_running_loop()
         self.now, self._grain = _clock(loop)
         self.post: Callable[..., Any] = loop.call_soon_threadsafe
-        # The same as anyio.current_effective_deadline, without finding out each time what runs.
-        self.effective_deadline: Callable[[], float] = (
-            anyio.lowlevel.current_token().backend_class.current_effective_deadline
-        )
+        self.effective_deadline = _deadline_in(loop)
         # Callable as `wake(caller, value)`.
         self.wake: Callable[[Any, Any], None] = asyncio.Future.set_result
         # Those that called last come first.
@@ -194,6 +192,22 @@ class AsyncioHost:
                 raise
             msg = "the model was not cancelled, but something that it awaited was"
             raise RuntimeError(msg) from exc  # noqa: ASYNC104
+
+
+def _deadline_in(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    # The same as anyio.current_effective_deadline, without finding out each time what runs.
+    deadline: Callable[[], float] = (
+        anyio.lowlevel.current_token().backend_class.current_effective_deadline
+    )
+    running_here, current_task = asyncio._get_running_loop, asyncio.current_task  # noqa: SLF001
+
+    def effective_deadline() -> float:
+        # A trio that is this loop's guest runs in the loop, and in no task of it.
+        if running_here() is not loop or current_task(loop) is None:
+            raise elsewhere()
+        return deadline()
+
+    return effective_deadline
 
 
 class _NoLimiter:

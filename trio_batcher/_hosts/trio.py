@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
 from outcome import Error, Outcome
 
 from trio_batcher._errors import ThreadNotStarted
+
+from . import elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
@@ -95,7 +98,7 @@ class TrioHost:
         # Both are documented as callable from any thread; `trio.current_time` is not.
         self.now: Callable[[], float] = trio.lowlevel.current_clock().current_time
         self.post: Callable[..., None] = trio.lowlevel.current_trio_token().run_sync_soon
-        self.effective_deadline: Callable[[], float] = trio.current_effective_deadline
+        self.effective_deadline = _deadline_here()
         self.checkpoint: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
 
     def park(self, sleeper: S, abandon: Callable[[S], None]) -> Awaitable[Any]:
@@ -160,3 +163,18 @@ class TrioHost:
 
     def call(self, model: Callable[[Any], Awaitable[V]], inputs: Any) -> Awaitable[V]:
         return model(inputs)
+
+
+def _deadline_here() -> Callable[[], float]:
+    deadline, this_thread, here = trio.current_effective_deadline, get_ident, get_ident()
+
+    def effective_deadline() -> float:
+        # A thread has one run at a time. If this one is over, so is the batcher.
+        if this_thread() != here:
+            raise elsewhere()
+        try:
+            return deadline()
+        except RuntimeError:  # no task: that of a host loop, say, whose guest trio is
+            raise elsewhere() from None
+
+    return effective_deadline
