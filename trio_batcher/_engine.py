@@ -287,7 +287,7 @@ class Engine(Generic[T]):
             if hopeless:
                 self._refuse_hopeless(hopeless, now)
         except Exception as exc:  # noqa: BLE001  leaving here, it would end the event loop
-            self._crash(exc)
+            self.crash(exc)
             self._turn_away(batch)
 
     def _refuse_hopeless(self, requests: Sequence[Request[T]], now: float) -> None:
@@ -322,9 +322,9 @@ class Engine(Generic[T]):
         except BaseException as exc:  # noqa: ASYNC103
             if self._aborted:
                 raise
-            self._crash(exc)
+            self.crash(exc)
 
-    def _crash(self, error: BaseException) -> None:
+    def crash(self, error: BaseException) -> None:
         """Turn everybody away from now on; the error is raised when the block is left."""
         self.failure = self.failure or error
         self._empty()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from ._hosts import CapacityLimiter
+    from ._hosts import CapacityLimiter, Host
     from ._model import (
         AsyncFunction,
         BlockingFunction,
@@ -195,6 +195,23 @@ async def _open(
     warmup: Sequence[T],
 ) -> AsyncGenerator[Batcher[T, Any]]:
     host = current_host()
+    opened = _opened(
+        host, sources, limits, max_queue_size=max_queue_size, limiter=limiter, warmup=warmup
+    )
+    async with host.own_task(opened) as batcher:
+        yield batcher
+
+
+@asynccontextmanager
+async def _opened(
+    host: Host,
+    sources: Sequence[ModelSource],
+    limits: Limits,
+    *,
+    max_queue_size: float,
+    limiter: CapacityLimiter | None,
+    warmup: Sequence[T],
+) -> AsyncGenerator[Batcher[T, Any]]:
     devices: list[Device[T]] = [Device(source, limits.most, host) for source in sources]
     uses_threads = not all(device.is_async for device in devices)
     with (

@@ -26,6 +26,7 @@ __all__ = [
     "LocalEvent",
     "Nursery",
     "Sleeper",
+    "TaskLost",
     "current_host",
     "elsewhere",
     "ki_protected",
@@ -201,6 +202,19 @@ class Host(Protocol):
         """Return a scope that cancellations from outside do not get through."""
         ...
 
+    def own_task(
+        self, manager: AbstractAsyncContextManager[V]
+    ) -> AbstractAsyncContextManager[V, None]:
+        """Have a block that can be left by another task than has entered it, where that is done.
+
+        What it raises, and what leaves it, passes as it is.
+
+        Raises:
+            TaskLost: its task was cancelled. Inside the block, ``manager`` is left with that.
+            RuntimeError: it is left where it cannot be.
+        """
+        ...
+
     def threads(self) -> AbstractContextManager[None]:
         """Have worker threads for `in_thread` inside the block; all but abandoned ones end then."""
         ...
@@ -228,10 +242,17 @@ class Host(Protocol):
         ...
 
 
-def elsewhere() -> RuntimeError:
-    """Return what a caller gets that is no task of the batcher's event loop."""
+class TaskLost(RuntimeError):
+    """The task that the batcher lives in was cancelled, and not by whoever opened it."""
+
+    def __init__(self) -> None:
+        super().__init__("the task that the batcher lives in was cancelled by somebody else")
+
+
+def elsewhere(what: str = "called") -> RuntimeError:
+    """Return what somebody gets who is no task of the batcher's event loop."""
     return RuntimeError(
-        "the batcher was opened in an event loop, and is called from outside of it: from another "
+        f"the batcher was opened in an event loop, and is {what} from outside of it: from another "
         "loop, from a thread, or from no task at all. Have its own loop make the call, as the "
         'page "Calling from threads" says, docs/threads.md'
     )

@@ -18,6 +18,7 @@ import anyio
 import anyio.lowlevel
 
 from . import elsewhere
+from .own_task import OwnTask, wait_out
 from .workers import Worker
 
 if TYPE_CHECKING:
@@ -143,6 +144,9 @@ class AsyncioHost:
     def shield(self) -> anyio.CancelScope:
         return anyio.CancelScope(shield=True)
 
+    def own_task(self, manager: AbstractAsyncContextManager[V]) -> OwnTask[V]:
+        return OwnTask(manager)
+
     @contextmanager
     def threads(self) -> Iterator[None]:
         try:
@@ -172,7 +176,7 @@ class AsyncioHost:
                     await ended.wait()
                 else:
                     with anyio.CancelScope(shield=True):
-                        await _ended(ended)
+                        await wait_out(ended)
             finally:
                 if ended.is_set():
                     self._idle.append(worker)
@@ -233,21 +237,6 @@ async def _acquire(limiter: CapacityLimiter, borrower: object) -> None:
             limiter.acquire_on_behalf_of_nowait(borrower)
             return
     await limiter.acquire_on_behalf_of(borrower)
-
-
-async def _ended(ended: asyncio.Event) -> None:
-    try:
-        await ended.wait()
-    except asyncio.CancelledError:
-        await _whatever_comes(ended)
-        raise
-
-
-async def _whatever_comes(ended: asyncio.Event) -> None:
-    """Wait for it, however often the task is cancelled; it has a cancellation in hand already."""
-    while not ended.is_set():
-        with suppress(asyncio.CancelledError):
-            await ended.wait()
 
 
 def _clock(loop: asyncio.AbstractEventLoop) -> tuple[Callable[[], float], float]:

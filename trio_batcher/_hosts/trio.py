@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import trio
 from outcome import Error, Outcome
@@ -17,6 +17,7 @@ from . import elsewhere
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
+    from types import TracebackType
 
     from . import CapacityLimiter, Sleeper
 
@@ -62,6 +63,31 @@ class _Doorbell:
             return
         with trio.move_on_at(until):
             await self._receive.receive()
+
+
+class _SameTask(Generic[V]):
+    """A block that the task which has entered it has to leave, as trio's own nurseries."""
+
+    def __init__(self, manager: AbstractAsyncContextManager[V]) -> None:
+        self._manager = manager
+        self._task = trio.lowlevel.current_task()
+
+    async def __aenter__(self) -> V:
+        return await self._manager.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        reason: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not trio.lowlevel.in_trio_task() or trio.lowlevel.current_task() is not self._task:
+            raise RuntimeError(
+                "the batcher was opened in one task and is left in another, which a trio nursery "
+                "cannot be: have one task do both, with `async with open_batcher(...)` around "
+                "what needs it, in nursery.start() say"
+            )
+        await self._manager.__aexit__(kind, reason, traceback)
 
 
 class _Turn:
@@ -129,6 +155,9 @@ class TrioHost:
 
     def shield(self) -> trio.CancelScope:
         return trio.CancelScope(shield=True)
+
+    def own_task(self, manager: AbstractAsyncContextManager[V]) -> _SameTask[V]:
+        return _SameTask(manager)
 
     def threads(self) -> AbstractContextManager[None]:
         return nullcontext()  # trio has its own
