@@ -157,7 +157,9 @@ class TrioHost:
         return trio.CancelScope(shield=True)
 
     def own_task(self, manager: AbstractAsyncContextManager[V]) -> _SameTask[V]:
-        return _SameTask(manager)
+        # Kept as long as its tasks run: collected, it would be left in some other task after all.
+        self._opened = opened = _SameTask(manager)
+        return opened
 
     def threads(self) -> AbstractContextManager[None]:
         return nullcontext()  # trio has its own
