@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._arguments import checked_weight
 from ._hosts import LocalEvent, ki_protected
+from ._nesting import model_at_work
 from ._outcomes import Group, ShapedRequest, TimedRequest
 from ._queue import Request
 from ._timings import current_timings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
     from ._engine import Engine
     from ._errors import BatcherError
     from ._hosts import Event, Host
+    from ._nesting import Work
     from ._shapes import Shapes
     from ._statistics import BatcherStatistics
 
@@ -23,6 +25,7 @@ __all__ = ["Batcher"]
 
 T = TypeVar("T")
 R = TypeVar("R")
+V = TypeVar("V")
 
 
 class Batcher(Generic[T, R]):
@@ -94,10 +97,13 @@ class Batcher(Generic[T, R]):
             ResultCountError: the model returned too many or too few results.
             BatcherClosed: the batcher's block has been left.
             BatcherCrashed: the batcher itself failed.
-            RuntimeError: it is called from outside of the event loop that it was opened in.
+            RuntimeError: it is called from outside of the event loop that it was opened in;
+                or by a model, its own say, that keeps it from ever being answered.
             Exception: what the model returned in this result's place, if that is an exception.
         """
         deadline, now = self._deadline(), self._now()
+        if (work := model_at_work.get()) is not None:
+            return await self._nested(work, self.infer(item, weight=weight))
         if weight != 1.0:
             weight = checked_weight(weight)
         shape = None if self._shapes is None else self._shapes.of(item)
@@ -146,6 +152,8 @@ class Batcher(Generic[T, R]):
         """
         host, engine = self._host, self._engine
         deadline, now = host.effective_deadline(), host.now()
+        if (work := model_at_work.get()) is not None:
+            return await self._nested(work, self.infer_many(items, weight=weight))
         weight = checked_weight(weight)
         listed = list(items)
         if len(listed) > engine.max_queue_size:
@@ -170,6 +178,19 @@ class Batcher(Generic[T, R]):
         if timings is not None:
             timings.add(group.started - now, host.now() - group.started)
         return results
+
+    async def _nested(self, work: Work, call: Coroutine[Any, Any, V]) -> V:
+        refusal = work.call(self._engine.place)
+        if refusal is not None:
+            call.close()
+            await self._host.checkpoint()
+            raise refusal
+        model_at_work.set(None)
+        try:
+            return await call
+        finally:
+            model_at_work.set(work)
+            work.hang_up(self._engine.place)
 
     def statistics(self) -> BatcherStatistics:
         """Return a frozen snapshot of what waits, runs and has been done so far."""

@@ -10,6 +10,7 @@ from ._bisection import Attempt, Raised, Returned, checked, outcomes_of
 from ._delivery import DeliveryModel
 from ._errors import DeviceLost
 from ._latency import LatencyModel
+from ._nesting import Place, at_work, at_work_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +56,7 @@ class Device(Generic[T]):
         lead: how long it takes until a batch is launched. Guarded likewise.
         bell: has its attendant begin a burst.
         now: the time.
+        place: what its model holds while it is at work.
     """
 
     def __init__(self, source: ModelSource, most: int, host: Host) -> None:
@@ -79,6 +81,7 @@ class Device(Generic[T]):
         self.lead = DeliveryModel()
         self.bell = host.doorbell()
         self.now = host.now
+        self.place = Place(1, None)
         self._source = source
         self._keeper = source.keeper
         self._await = host.call
@@ -119,7 +122,7 @@ class Device(Generic[T]):
     def load(self) -> None:
         """Construct the model. Called in the worker."""
         if self._source.factory is not None:
-            self._adopt(self._source.factory())
+            self._adopt(at_work(self.place, self._source.factory))
 
     def _adopt(self, model: Any) -> None:
         if self._source.is_inference_model:
@@ -133,7 +136,7 @@ class Device(Generic[T]):
         """Let the model go. Called in the worker; does nothing the second time."""
         close, self._close = self._close, None
         if close is not None:
-            close()
+            at_work(self.place, close)
 
     def run(self, items: list[T], load: int | None = None) -> list[Any]:
         """Run a batch in this thread and return an outcome for each item.
@@ -183,7 +186,7 @@ class Device(Generic[T]):
     def try_launch(self, inputs: list[T]) -> Callable[[], Any] | Raised:
         """Launch a batch; return what waits for it, or what that raised."""
         try:
-            return self._launch(inputs)
+            return at_work(self.place, self._launch, inputs)
         except DeviceLost:
             raise
         except BaseException as exc:  # noqa: BLE001, ASYNC103  as below
@@ -197,7 +200,7 @@ class Device(Generic[T]):
         if isinstance(collect, Raised):
             return self._raised(collect.error, max(begun, launched))
         try:
-            results = collect()
+            results = at_work(self.place, collect)
         except DeviceLost:
             raise
         except BaseException as exc:  # noqa: BLE001, ASYNC103  as below
@@ -215,7 +218,7 @@ class Device(Generic[T]):
             collect = self.try_launch(inputs)
             return self.try_collect(collect, load, started, self.now())
         try:
-            results = self._call(inputs)
+            results = at_work(self.place, self._call, inputs)
         except DeviceLost:
             raise
         # Not only Exception: a model that calls sys.exit() on one input must not take
@@ -227,7 +230,7 @@ class Device(Generic[T]):
     async def _attempt_async(self, inputs: list[T], load: int) -> Attempt:
         started = self.now()
         try:
-            results = await self._await(self._call, inputs)
+            results = await at_work_async(self.place, self._await, self._call, inputs)
         except DeviceLost:
             raise
         # As above, but a cancellation passes.

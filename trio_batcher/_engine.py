@@ -60,6 +60,7 @@ class Engine(Generic[T]):
         self._scheduler = Scheduler(devices, limits, host.now)
         self._max_batch_size = limits.max_batch_size
         self.max_queue_size = max_queue_size
+        self.place = devices[0].place
         self._bursts = Bursts(
             host,
             self._scheduler,

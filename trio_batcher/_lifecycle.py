@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import outcome
 
 from ._bisection import Failure
+from ._errors import ThreadNotStarted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -38,7 +39,16 @@ async def loaded(
 
     async def close() -> list[BaseException]:
         with host.shield():
-            return await _on_each(host, [d for d in devices if d.has_to_be_closed], close_one)
+            errors = await _on_each(host, left(), close_one)
+            if any(isinstance(error, ThreadNotStarted) for error in errors):
+                # Where there is no thread for each of them, one does for all.
+                errors = [each for each in errors if not isinstance(each, ThreadNotStarted)]
+                for device in left():
+                    errors += await _on_each(host, [device], close_one)
+            return errors
+
+    def left() -> list[Device[Any]]:
+        return [device for device in devices if device.has_to_be_closed]
 
     async def close_one(device: Device[Any]) -> None:
         with host.shield():  # also from its own nursery, which asyncio can cancel from outside

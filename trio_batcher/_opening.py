@@ -15,6 +15,7 @@ from ._hosts import current_host
 from ._interpreter import prompt_switching
 from ._lifecycle import loaded, warm_up
 from ._model import as_sources
+from ._nesting import Place
 from ._policy import Limits
 from ._process import in_processes
 from ._session import serving
@@ -213,6 +214,9 @@ async def _opened(
     warmup: Sequence[T],
 ) -> AsyncGenerator[Batcher[T, Any]]:
     devices: list[Device[T]] = [Device(source, limits.most, host) for source in sources]
+    place = Place(len(devices), limiter)
+    for device in devices:
+        device.place = place
     uses_threads = not all(device.is_async for device in devices)
     with (
         prompt_switching() if uses_threads else nullcontext(),

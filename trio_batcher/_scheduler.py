@@ -234,6 +234,7 @@ class Scheduler(Generic[T]):
         """Go on without a device, which is not the last one; others take what it had."""
         with self.lock:
             device.put_down()
+            device.place.devices -= 1
             self.fleet.devices = [each for each in self.fleet.devices if each is not device]
             self.fleet.changed = True
             self.queue.put_back(unanswered)
