@@ -19,6 +19,7 @@ from trio_batcher import (
     ModelError,
     Overloaded,
     ResultCountError,
+    ThreadNotStarted,
     _errors,
 )
 
@@ -31,6 +32,7 @@ ONE_OF_EACH = [
     ResultCountError(8, 7),
     ChildDied("died", exit_code=-9),
     DeviceLost("lost"),
+    ThreadNotStarted("can't start new thread"),
     ItemError("item['input_ids']", "a tensor", "a str"),
 ]
 
