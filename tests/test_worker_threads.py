@@ -164,7 +164,7 @@ import asyncio
 if sys.argv[1] == "trio":
     import trio; trio.run(main)
 else:
-    asyncio.Runner(loop_factory=hosts._loop_factory(sys.argv[1], virtual=False)).run(main())
+    asyncio.Runner(loop_factory=hosts.loop_factory(sys.argv[1], virtual=False)).run(main())
 """
     done = subprocess.run(
         [sys.executable, "-c", program, on_host],
