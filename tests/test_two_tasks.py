@@ -114,7 +114,8 @@ async def test_a_start_hook_and_a_stop_hook_share_a_stack():
                 group.start_soon(anyio.sleep, 0)
                 batcher = await stack.enter_async_context(open_batcher(Noting(events)))
             assert await batcher.infer(1) == 2
-            await anyio.sleep(PATIENCE)
+            scope.cancel()
+            await anyio.sleep_forever()
         assert scope.cancelled_caught
         return batcher
 
