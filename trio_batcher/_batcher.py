@@ -152,10 +152,10 @@ class Batcher(Generic[T, R]):
         """
         host, engine = self._host, self._engine
         deadline, now = host.effective_deadline(), host.now()
-        if (work := model_at_work.get()) is not None:
-            return await self._nested(work, self.infer_many(items, weight=weight))
         weight = checked_weight(weight)
         listed = list(items)
+        if listed and (work := model_at_work.get()) is not None:
+            return await self._nested(work, self.infer_many(listed, weight=weight))
         if len(listed) > engine.max_queue_size:
             msg = (
                 f"infer_many was given {len(listed)} items, more than max_queue_size "
