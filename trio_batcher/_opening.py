@@ -166,7 +166,9 @@ def open_batcher(
     Raises:
         TypeError: an argument has the wrong type; the message names it.
         ValueError: an argument has an impossible value; the message names both.
-        RuntimeError: on entering, if the event loop that runs is not a supported one.
+        RuntimeError: on entering, if the event loop that runs is not a supported one; on leaving,
+            if that is another one, or on trio another task.
+        ThreadNotStarted: on entering, if the system has no thread to make a model in.
         ChildDied: on entering, if a model's process died before the model was made; on leaving,
             if it had to be killed.
         Exception: on entering, what a model's constructor raises, unwrapped.
