@@ -150,7 +150,7 @@ def test_the_host_of_the_batchers_loop_is_refused(call):
     async def guest(opened, tried):
         async with untouched() as batcher:
             opened.set_result(batcher)
-            while not tried.is_set():
+            for _ in iter(tried.is_set, True):
                 await trio.lowlevel.checkpoint()
 
     async def main():

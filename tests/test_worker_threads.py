@@ -53,7 +53,7 @@ async def abandoned(ours, gate, limiter):
         yield
     finally:
         gate.opened.set()
-        await gate.wait_for(gate.left)
+        await gate.wait_for(gate.left)  # noqa: ASYNC102  it is left normally
 
 
 async def test_a_call_that_is_abandoned_gives_its_token_back_while_its_thread_runs():

@@ -62,7 +62,7 @@ class OwnTask(Generic[V]):
         self._reason = reason
         self._left.set()
         if reason is None:
-            await self._until(self._ended)
+            await self._until(self._ended)  # noqa: ASYNC102  the task sees to that
             failure = self._failure()
             if failure is not None:
                 raise failure
@@ -92,7 +92,7 @@ class OwnTask(Generic[V]):
     async def _leaving(self) -> None:
         try:
             await self._left.wait()
-        except asyncio.CancelledError as exc:
+        except asyncio.CancelledError as exc:  # noqa: ASYNC103  or the reason
             if not self._left.is_set() and not self._scope.cancel_called:
                 self._lost = True
                 raise TaskLost from exc  # noqa: ASYNC104
@@ -137,5 +137,5 @@ async def wait_out(event: asyncio.Event) -> None:
     except asyncio.CancelledError:
         while not event.is_set():
             with suppress(asyncio.CancelledError):
-                await event.wait()
+                await event.wait()  # noqa: ASYNC102  as it says
         raise

@@ -87,7 +87,7 @@ class _SameTask(Generic[V]):
                 "cannot be: have one task do both, with `async with open_batcher(...)` around "
                 "what needs it, in nursery.start() say"
             )
-        await self._manager.__aexit__(kind, reason, traceback)
+        await self._manager.__aexit__(kind, reason, traceback)  # noqa: ASYNC102  it sees to that
 
 
 class _Turn:
