@@ -109,8 +109,8 @@ def _is_as_long(thing: Any, size: int) -> bool:
     # Not what derives from them: that is a record, such as a named tuple, and so a result.
     if type(thing) in {list, tuple}:
         return len(thing) == size
-    shape = getattr(thing, "shape", None)
-    return bool(shape) and shape[0] == size
+    shape: Any = getattr(thing, "shape", None) or ()
+    return len(shape) > 0 and shape[0] == size
 
 
 def _rows(table: Any) -> list[Any]:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import anyio
 import anyio.lowlevel
 
+from . import refuse_limiter_of
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
@@ -137,6 +139,10 @@ class AsyncioHost:
 
     def limiter(self, tokens: int) -> CapacityLimiter:  # noqa: ARG002
         return _NoLimiter()
+
+    def check_limiter(self, limiter: CapacityLimiter) -> None:
+        refuse_limiter_of("trio", limiter, "an anyio.CapacityLimiter")
+        refuse_limiter_of("_trio", limiter, "an anyio.CapacityLimiter")
 
     def open_nursery(self) -> AbstractAsyncContextManager[Nursery]:
         return cast("AbstractAsyncContextManager[Nursery]", anyio.create_task_group())

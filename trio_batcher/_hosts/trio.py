@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import trio
 from outcome import Error, Outcome
 
+from . import refuse_limiter_of
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -92,6 +94,13 @@ class TrioHost:
 
     def limiter(self, tokens: int) -> trio.CapacityLimiter:
         return trio.CapacityLimiter(tokens)
+
+    def check_limiter(self, limiter: CapacityLimiter) -> None:
+        refuse_limiter_of(
+            "_asyncio",
+            limiter,
+            "a trio.CapacityLimiter, or an anyio.CapacityLimiter that was made there,",
+        )
 
     def open_nursery(self) -> AbstractAsyncContextManager[trio.Nursery]:
         return trio.open_nursery()
