@@ -7,7 +7,7 @@ import math
 import operator
 from collections.abc import AsyncIterable, Hashable, Iterable, Mapping, Set as AbstractSet
 from numbers import Real
-from typing import Any, SupportsIndex
+from typing import Any
 
 from ._errors import ItemError
 
@@ -53,11 +53,14 @@ def check_limits(
     max_batch_size: object, max_delay: float, max_queue_size: float, limiter: object
 ) -> None:
     """Raise what is wrong with the arguments of `open_batcher`, if anything is."""
-    # NumPy's integers are some, too.
-    if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, SupportsIndex):
+    try:
+        size = operator.index(max_batch_size)  # type: ignore[arg-type]
+    except TypeError:
+        size = None
+    if size is None or isinstance(max_batch_size, bool):
         raise TypeError(f"max_batch_size must be an int, not {max_batch_size!r}")
-    if operator.index(max_batch_size) < 1:
-        raise ValueError(f"max_batch_size must be >= 1, not {max_batch_size}")
+    if size < 1:
+        raise ValueError(f"max_batch_size must be >= 1, not {size}")
     _check_real("max_delay", max_delay, "a number of seconds, such as 0.005")
     _check_real("max_queue_size", max_queue_size, "a number (math.inf for no limit)")
     if not 0.0 <= max_delay < math.inf:

@@ -225,8 +225,11 @@ async def _open(
             engine = Engine(
                 host, devices, limits=limits, max_queue_size=max_queue_size, limiter=limiter
             )
-            async with serving(host, engine):
-                yield Batcher._of(host, engine, limits.shapes)  # noqa: SLF001  its constructor, for here only
+            try:
+                async with serving(host, engine):
+                    yield Batcher._of(host, engine, limits.shapes)  # noqa: SLF001  its constructor, for here only
+            finally:
+                engine.outcomes.log_rejections()
             if engine.failure is not None:
                 msg = f"the batcher itself failed: {engine.failure!r}"
                 raise BatcherCrashed(msg) from engine.failure
