@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from ._errors import ChildDied, ModelError, ResultCountError
-from ._results import listed
+from ._results import advice, is_not_sent, listed
 
 __all__ = ["Attempt", "Failure", "Raised", "Returned", "Runs", "checked", "outcomes_of"]
 
@@ -140,7 +140,10 @@ def _fill(outcomes: list[Any], segment: Sequence[int], values: list[Any]) -> Non
 
 def _model_failure(error: BaseException, batch_size: int) -> Failure:
     where = "this input alone" if batch_size == 1 else f"all of a batch of {batch_size}"
-    failure = ModelError(f"the model failed on {where}: {_text(error)}", batch_size=batch_size)
+    story = f"the model failed on {where}: {_text(error)}{advice(error)}"
+    if is_not_sent(error):
+        story = f"the model was not run on {where}: {error}"
+    failure = ModelError(story, batch_size=batch_size)
     failure.__cause__ = error
     return Failure(failure)
 

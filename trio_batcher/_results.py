@@ -6,13 +6,36 @@ Pure. Nothing is guessed: what can be read in two ways is refused, and so is wha
 from __future__ import annotations
 
 import inspect
+import re
 from collections import UserString
 from collections.abc import Mapping, Sequence, Set as AbstractSet
 from typing import Any
 
-__all__ = ["a", "listed"]
+__all__ = ["a", "advice", "is_not_sent", "listed", "not_sent"]
+
+_NOT_SENT = "_trio_batcher_not_sent"
 
 _WANTED = "it has to return a sequence with one result for each input, in the same order"
+
+
+def not_sent(story: str) -> TypeError:
+    """Return what is raised if inputs cannot be sent to where the model is: it never saw them."""
+    error = TypeError(story)
+    vars(error)[_NOT_SENT] = True
+    return error
+
+
+def is_not_sent(error: BaseException) -> bool:
+    """Return whether an error is one of these."""
+    return _NOT_SENT in vars(error)
+
+
+def advice(error: BaseException) -> str:
+    """Return what to say to a model's error that looks as if it wanted one input, not a list."""
+    if not isinstance(error, TypeError | AttributeError):
+        return ""
+    words = re.findall(r"\w+", " ".join(map(str, error.args)))
+    return " (a model gets a list of inputs)" if "list" in words else ""
 
 
 def a(thing: object) -> str:
