@@ -183,6 +183,7 @@ class Batcher(Generic[T, R]):
                 raise refusal
             finally:
                 del refusal
+                group.dissolved()
         results: list[R] = await host.park(group, engine.outcomes.abandon_group)
         if timings is not None:
             timings.add(group.started - now, host.now() - group.started)

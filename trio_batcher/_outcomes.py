@@ -150,6 +150,11 @@ class Group(Generic[T]):
         self.results: list[Any] = [None] * len(items)
         self.missing = len(items)
 
+    def dissolved(self) -> list[Request[T]]:
+        """Return its requests, when there is nothing more to come: they and it are a cycle."""
+        requests, self.requests = self.requests, []
+        return requests
+
 
 class Outcomes(Generic[T]):
     """Answers callers and keeps count.
@@ -240,7 +245,7 @@ class Outcomes(Generic[T]):
         """Forget all of a group's requests that have no outcome yet."""
         group.caller = None
         self.cancelled += group.missing
-        self._discard(group.requests)
+        self._discard(group.dissolved())
 
     # Both return how many requests they settled: none, if the caller has gone.
 
@@ -251,6 +256,7 @@ class Outcomes(Generic[T]):
         group.missing -= 1
         if not group.missing:
             caller, group.caller = group.caller, None
+            group.dissolved()
             self._host.wake(caller, group.results)
         return 1
 
