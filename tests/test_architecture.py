@@ -27,8 +27,9 @@ FLOORS = [
     {"_fleet"},
     {"_device", "_process"},
     {"_bisection", "_hosts", "_interpreter", "_model", "_policy", "_spawned"}
-    | {"_deadline_headers", "_exit_status", "_inbox", "_problems", "_statistics", "_torch_devices"},
-    {"_child", "_collate", "_nesting", "_packing"},
+    | {"_deadline_headers", "_exit_status", "_entry", "_inbox", "_problems"}
+    | {"_statistics", "_torch_devices"},
+    {"_child", "_collate", "_nesting", "_packing", "_results"},
     {"_selection"},
     {"_items", "_latency", "_memory", "_queue"},
     {"_lane"},
@@ -53,6 +54,7 @@ PURE = {
     "_planning",
     "_policy",
     "_queue",
+    "_results",
     "_selection",
     "_shapes",
     "_statistics",

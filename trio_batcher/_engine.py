@@ -139,7 +139,7 @@ class Engine(Generic[T]):
 
     def _refusal(self, count: int, deadline: float, now: float) -> BatcherError | None:
         if self._scheduler.closing:
-            return closing_error(self.failure)
+            return closing_error(self.failure, ended=self.ended.is_set())
         if self._scheduler.queue.size + count > self.max_queue_size:
             seconds = self._scheduler.fleet.expected_free(now) - now
             return overload_error(self.max_queue_size, self._scheduler.queue.size, seconds)

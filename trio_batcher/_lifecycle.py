@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import asynccontextmanager
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import outcome
 
@@ -12,13 +13,25 @@ from ._bisection import Failure
 from ._errors import ThreadNotStarted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        Awaitable,
+        Callable,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
 
     from ._device import Device
     from ._hosts import CapacityLimiter, Host
+    from ._latency import LatencyFit
     from ._policy import Limits
+    from ._shapes import Shape, Shapes
 
 __all__ = ["loaded", "warm_up"]
+
+_logger = logging.getLogger("trio_batcher")
 
 
 @asynccontextmanager
@@ -74,7 +87,8 @@ async def warm_up(
     """Run batches of 1, 2, 3, 5, 9, … up to the maximum on each device, each size twice.
 
     One more than a power of two each: a model that pads to powers of two shows its steps. The
-    maximum is less where so many of the dearest item would cost more than a batch may.
+    maximum is less where so many of the dearest item would cost more than a batch may. Items of
+    different keys are never in one batch: those of each have batches of their own.
 
     The first run of a size pays for what is done once (compiling, allocating); the
     second one is what the latency model learns from.
@@ -83,28 +97,29 @@ async def warm_up(
         ModelError: the model failed; nothing has been served yet, so opening fails too.
         ResultCountError: likewise.
     """
-    most, shapes = limits.max_batch_size, limits.shapes
-    known = [shapes.of(item) for item in items] if shapes else []
-    if shapes and known:
-        most = shapes.seats(max([shape.cost for shape in known]))
-    steps = [1 + 2**power for power in range(most.bit_length())]
-    sizes = [1, *(size for size in steps if size < most)]
-    if most > 1:
-        sizes.append(most)
+    batches = [
+        batch for alike in _by_key(items, limits.shapes) for batch in _growing(alike, limits)
+    ]
 
     async def warm(device: Device[Any]) -> None:
-        for size in sizes:
-            inputs = list(islice(cycle(items), size))
-            load = shapes.load_of(list(islice(cycle(known), size))) if shapes else None
+        seconds: dict[int, float] = {}
+        for inputs, load in batches:
             await run(device, inputs, load)
             device.forget()
+            busy = device.busy
             await run(device, inputs, load)
             device.learn()
+            seconds[len(inputs)] = device.busy - busy
         device.reset_counters()
+        _log_fit(device.latency.fit, devices.index(device), seconds, limits)
 
     async def run(device: Device[Any], inputs: list[Any], load: int | None) -> None:
         if device.is_async:
-            outcomes = await device.run_async(inputs, load)
+            await limiter.acquire_on_behalf_of(device)
+            try:
+                outcomes = await device.run_async(inputs, load)
+            finally:
+                limiter.release_on_behalf_of(device)
         else:
             async with _interrupting(host, device):
                 run = await host.in_thread(
@@ -118,6 +133,50 @@ async def warm_up(
 
     if items:
         _raise_first(await _on_each(host, devices, warm))
+
+
+_Known: TypeAlias = "list[tuple[Any, Shape | None]]"
+
+
+def _by_key(items: Sequence[Any], shapes: Shapes | None) -> Iterable[_Known]:
+    """Return items that may share a batch, with their shapes."""
+    groups: dict[Any, _Known] = {}
+    for index, item in enumerate(items):
+        try:
+            shape = None if shapes is None else shapes.of(item)
+        except Exception as error:
+            error.add_note(f"for warmup[{index}]")
+            raise
+        groups.setdefault(None if shape is None else shape.key, []).append((item, shape))
+    return groups.values()
+
+
+def _growing(alike: _Known, limits: Limits) -> Iterator[tuple[list[Any], int | None]]:
+    """Yield batches of them of growing size, each with its load where that is not its size."""
+    most, shapes = limits.max_batch_size, limits.shapes
+    known = [shape for _, shape in alike if shape is not None]
+    if shapes:
+        most = shapes.seats(max([shape.cost for shape in known]))
+    steps = [1 + 2**power for power in range(most.bit_length())]
+    for size in sorted({1, *(step for step in steps if step < most), most}):
+        inputs = [item for item, _ in islice(cycle(alike), size)]
+        yield inputs, shapes.load_of(list(islice(cycle(known), size))) if shapes else None
+
+
+def _log_fit(
+    fit: LatencyFit | None, number: int, seconds: Mapping[int, float], limits: Limits
+) -> None:
+    if fit is None:
+        return
+    costs = limits.shapes is not None and limits.shapes.cost is not None
+    _logger.info(
+        "model %d is warm: a batch takes about %.3g s, and %.3g s for each %s; measured: %s",
+        number,
+        fit.fixed,
+        fit.per_item,
+        f"1/{limits.most} of max_batch_cost" if costs else "item",
+        ", ".join(f"{size} in {each:.3g} s" for size, each in seconds.items()),
+    )
 
 
 @asynccontextmanager

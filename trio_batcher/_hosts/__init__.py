@@ -30,6 +30,7 @@ __all__ = [
     "current_host",
     "elsewhere",
     "ki_protected",
+    "refuse_limiter_of",
 ]
 
 S = TypeVar("S", bound="Sleeper")
@@ -194,6 +195,10 @@ class Host(Protocol):
         """Return a new limiter, for at most so many calls of `in_thread` at a time."""
         ...
 
+    def check_limiter(self, limiter: CapacityLimiter) -> None:
+        """Raise a `TypeError` if that is a limiter for another event loop."""
+        ...
+
     def open_nursery(self) -> AbstractAsyncContextManager[Nursery]:
         """Open a nursery."""
         ...
@@ -256,6 +261,22 @@ def elsewhere(what: str = "called") -> RuntimeError:
         "loop, from a thread, or from no task at all. Have its own loop make the call, as the "
         'page "Calling from threads" says, docs/threads.md'
     )
+
+
+def refuse_limiter_of(library: str, limiter: object, right: str) -> None:
+    """Raise a `TypeError` if a limiter, or what it derives from, is of that library's making.
+
+    Args:
+        library: as modules are called, such as ``_asyncio``.
+        limiter: what the user passed.
+        right: what it should have been.
+    """
+    for cls in type(limiter).__mro__:
+        if library in cls.__module__.split("."):
+            raise TypeError(
+                f"limiter must be {right} in the event loop that runs here, not {limiter!r}, "
+                "which is for another one"
+            )
 
 
 def current_host() -> Host:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import anyio
 import anyio.lowlevel
 
-from . import elsewhere
+from . import elsewhere, refuse_limiter_of
 from .own_task import OwnTask, wait_out
 from .workers import Worker
 
@@ -137,6 +137,10 @@ class AsyncioHost:
 
     def limiter(self, tokens: int) -> CapacityLimiter:  # noqa: ARG002
         return _NoLimiter()
+
+    def check_limiter(self, limiter: CapacityLimiter) -> None:
+        refuse_limiter_of("trio", limiter, "an anyio.CapacityLimiter")
+        refuse_limiter_of("_trio", limiter, "an anyio.CapacityLimiter")
 
     def open_nursery(self) -> AbstractAsyncContextManager[Nursery]:
         return cast("AbstractAsyncContextManager[Nursery]", anyio.create_task_group())

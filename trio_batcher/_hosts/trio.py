@@ -12,7 +12,7 @@ from outcome import Error, Outcome
 
 from trio_batcher._errors import ThreadNotStarted
 
-from . import elsewhere
+from . import elsewhere, refuse_limiter_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
@@ -149,6 +149,13 @@ class TrioHost:
 
     def limiter(self, tokens: int) -> trio.CapacityLimiter:
         return trio.CapacityLimiter(tokens)
+
+    def check_limiter(self, limiter: CapacityLimiter) -> None:
+        refuse_limiter_of(
+            "_asyncio",
+            limiter,
+            "a trio.CapacityLimiter, or an anyio.CapacityLimiter that was made there,",
+        )
 
     def open_nursery(self) -> AbstractAsyncContextManager[trio.Nursery]:
         return trio.open_nursery()
