@@ -22,10 +22,11 @@ FLOORS = [
     {"_session"},
     {"_engine", "_lifecycle"},
     {"_attendants", "_bursts"},
-    {"_overlap"},
+    {"_overlap", "_watch"},
     {"_gate", "_options", "_outcomes", "_scheduler"},
-    {"_fleet"},
+    {"_assignments", "_fleet"},
     {"_device", "_process"},
+    {"_reruns", "_runner"},
     {"_bisection", "_hosts", "_interpreter", "_model", "_policy", "_spawned"}
     | {"_deadline_headers", "_exit_status", "_entry", "_inbox", "_problems"}
     | {"_statistics", "_torch_devices"},
@@ -54,6 +55,7 @@ PURE = {
     "_planning",
     "_policy",
     "_queue",
+    "_reruns",
     "_results",
     "_selection",
     "_shapes",

@@ -10,6 +10,7 @@ from ._errors import (
     BatcherClosed,
     BatcherCrashed,
     BatcherError,
+    BatchTooLarge,
     ChildDied,
     DeadlineUnreachable,
     DeviceLost,
@@ -25,6 +26,7 @@ from ._opening import open_batcher
 from ._statistics import BatcherStatistics, RejectionReason
 
 __all__ = [
+    "BatchTooLarge",
     "Batcher",
     "BatcherClosed",
     "BatcherCrashed",

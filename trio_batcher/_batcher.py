@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ._engine import Engine
     from ._errors import BatcherError
     from ._hosts import Event, Host
-    from ._nesting import Work
+    from ._nesting import Place, Work
     from ._shapes import Shape, Shapes
     from ._statistics import BatcherStatistics
 
@@ -38,6 +38,7 @@ class Batcher(Generic[T, R]):
     _host: Host
     _engine: Engine[T]
     _shapes: Shapes | None
+    _place: Place
     # What each request needs, looked up once.
     _now: Callable[[], float]
     _deadline: Callable[[], float]
@@ -45,7 +46,17 @@ class Batcher(Generic[T, R]):
     _park: Callable[[Request[T], Callable[[Request[T]], None]], Awaitable[Any]]
     _abandon: Callable[[Request[T]], None]
 
-    __slots__ = ("_abandon", "_deadline", "_engine", "_host", "_now", "_park", "_shapes", "_submit")
+    __slots__ = (
+        "_abandon",
+        "_deadline",
+        "_engine",
+        "_host",
+        "_now",
+        "_park",
+        "_place",
+        "_shapes",
+        "_submit",
+    )
 
     def __init__(self) -> None:
         raise TypeError(
@@ -53,11 +64,14 @@ class Batcher(Generic[T, R]):
         )
 
     @classmethod
-    def _of(cls, host: Host, engine: Engine[T], shapes: Shapes | None) -> Batcher[T, R]:
+    def _of(
+        cls, host: Host, engine: Engine[T], shapes: Shapes | None, place: Place
+    ) -> Batcher[T, R]:
         batcher: Batcher[T, R] = cls.__new__(cls)
         batcher._host = host
         batcher._engine = engine
         batcher._shapes = shapes
+        batcher._place = place
         batcher._now = host.now
         batcher._deadline = host.effective_deadline
         batcher._submit = engine.submit
@@ -201,7 +215,7 @@ class Batcher(Generic[T, R]):
         return results
 
     async def _nested(self, work: Work, call: Coroutine[Any, Any, V]) -> V:
-        refusal = work.call(self._engine.place)
+        refusal = work.call(self._place)
         if refusal is not None:
             call.close()
             await self._host.checkpoint()
@@ -211,7 +225,7 @@ class Batcher(Generic[T, R]):
             return await call
         finally:
             model_at_work.set(work)
-            work.hang_up(self._engine.place)
+            work.hang_up(self._place)
 
     def statistics(self) -> BatcherStatistics:
         """Return a frozen snapshot of what waits, runs and has been done so far."""

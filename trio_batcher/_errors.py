@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 __all__ = [
+    "BatchTooLarge",
     "BatcherClosed",
     "BatcherCrashed",
     "BatcherError",
@@ -125,6 +126,16 @@ class ThreadNotStarted(BatcherError, RuntimeError):
         return type(self), (self.reason,), self.__dict__
 
 
+class BatchTooLarge(Exception):
+    """A model raises this if it cannot take so many items at a time, or such large ones.
+
+    As where memory is short: nothing is wrong with any of them. They are run again in halves, and
+    the next batches are no larger than what the model was able to run; every now and then a
+    somewhat larger one is tried. The caller of an item that is too large by itself has an
+    `ItemError`, with this as its ``__cause__``.
+    """
+
+
 class ModelError(BatcherError):
     """The model raised; its exception is the ``__cause__``.
 
@@ -165,7 +176,8 @@ class ResultCountError(BatcherError):
 class ItemError(BatcherError, ValueError):
     """The item is refused: it costs too much, or is nothing that the model takes.
 
-    Nothing was run for it, and nobody else hears of it.
+    Nobody else hears of it. Nothing was run for it, unless the model itself had to say so by a
+    `BatchTooLarge`.
 
     Attributes:
         part: which part of the item, such as ``item['input_ids']``.

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import outcome
 
-from ._bisection import Failure
-from ._errors import ThreadNotStarted
+from ._bisection import Failure, Raised, failures
+from ._errors import ChildDied, ThreadNotStarted
+from ._runner import took_too_long
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         Sequence,
     )
 
+    from ._bisection import Attempt
     from ._device import Device
     from ._hosts import CapacityLimiter, Host
     from ._latency import LatencyFit
@@ -113,20 +115,17 @@ async def warm_up(
         device.reset_counters()
         _log_fit(device.latency.fit, devices.index(device), seconds, limits)
 
-    async def run(device: Device[Any], inputs: list[Any], load: int | None) -> None:
-        if device.is_async:
-            await limiter.acquire_on_behalf_of(device)
-            try:
-                outcomes = await device.run_async(inputs, load)
-            finally:
-                limiter.release_on_behalf_of(device)
-        else:
-            async with _interrupting(host, device):
-                run = await host.in_thread(
-                    outcome.capture, device.run, inputs, load, limiter=limiter
-                )
-            outcomes = run.unwrap()
-        for result in outcomes:
+    async def run(device: Device[Any], inputs: list[Any], load: int) -> None:
+        attempt = await _run(host, device, limiter, list(inputs), load)
+        if isinstance(attempt, Raised) and isinstance(attempt.error, ChildDied):
+            # It may have been killed from outside.
+            attempt = await _run(host, device, limiter, list(inputs), load)
+        results = (
+            failures(attempt.error, 1, len(inputs))
+            if isinstance(attempt, Raised)
+            else attempt.results
+        )
+        for result in results:
             if isinstance(result, Failure):
                 result.error.add_note(f"while warming up with a batch of {len(inputs)}")
                 raise result.error
@@ -151,8 +150,8 @@ def _by_key(items: Sequence[Any], shapes: Shapes | None) -> Iterable[_Known]:
     return groups.values()
 
 
-def _growing(alike: _Known, limits: Limits) -> Iterator[tuple[list[Any], int | None]]:
-    """Yield batches of them of growing size, each with its load where that is not its size."""
+def _growing(alike: _Known, limits: Limits) -> Iterator[tuple[list[Any], int]]:
+    """Yield batches of them of growing size, each with its load."""
     most, shapes = limits.max_batch_size, limits.shapes
     known = [shape for _, shape in alike if shape is not None]
     if shapes:
@@ -160,7 +159,7 @@ def _growing(alike: _Known, limits: Limits) -> Iterator[tuple[list[Any], int | N
     steps = [1 + 2**power for power in range(most.bit_length())]
     for size in sorted({1, *(step for step in steps if step < most), most}):
         inputs = [item for item, _ in islice(cycle(alike), size)]
-        yield inputs, shapes.load_of(list(islice(cycle(known), size))) if shapes else None
+        yield inputs, shapes.load_of(list(islice(cycle(known), size))) if shapes else size
 
 
 def _log_fit(
@@ -177,6 +176,39 @@ def _log_fit(
         f"1/{limits.most} of max_batch_cost" if costs else "item",
         ", ".join(f"{size} in {each:.3g} s" for size, each in seconds.items()),
     )
+
+
+async def _run(
+    host: Host, device: Device[Any], limiter: CapacityLimiter, inputs: list[Any], load: int
+) -> Attempt:
+    """Run a batch on a device and return what came of it."""
+    if device.is_async:
+        await limiter.acquire_on_behalf_of(device)
+        try:
+            return await device.run_async(inputs, load)
+        finally:
+            limiter.release_on_behalf_of(device)
+    if not device.is_watched:
+        async with _interrupting(host, device):
+            run = await host.in_thread(outcome.capture, device.run, inputs, load, limiter=limiter)
+        return run.unwrap()
+    await limiter.acquire_on_behalf_of(device)
+    try:
+        with host.shield() as scope:
+            scope.deadline = host.now() + device.batch_timeout
+            run = await host.in_thread(
+                outcome.capture,
+                device.run,
+                inputs,
+                load,
+                limiter=host.limiter(1),
+                abandonable=True,
+            )
+            return run.unwrap()
+    finally:
+        limiter.release_on_behalf_of(device)
+    device.abandoned = True
+    return Raised(took_too_long(device.batch_timeout))
 
 
 @asynccontextmanager

@@ -15,13 +15,13 @@ import math
 import threading
 from collections import Counter
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 
-__all__ = ["Place", "Work", "at_work", "at_work_async", "model_at_work"]
+__all__ = ["Holder", "Place", "Work", "at_work", "at_work_async", "model_at_work"]
 
 V = TypeVar("V")
 
@@ -45,6 +45,14 @@ class Place:
         return sum(work.place.limiter is self.limiter for work in works) >= tokens
 
 
+class Holder(Protocol):
+    """Whoever has a model at work."""
+
+    place: Place
+    # It holds nothing any more, whatever its model does.
+    abandoned: bool
+
+
 class Work:
     """A model at work on a batch.
 
@@ -53,10 +61,11 @@ class Work:
         over: it does not any more.
     """
 
-    __slots__ = ("_calls", "over", "place")
+    __slots__ = ("_calls", "_holder", "over", "place")
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, holder: Holder) -> None:
+        self._holder = holder
+        self.place = holder.place
         self.over = False
         self._calls: Counter[Place] = Counter()
 
@@ -89,7 +98,9 @@ class Work:
 
     def goes_on(self, in_vain: set[Work]) -> bool:
         """Return whether it has an answer to all its calls some day, if only they have not."""
-        return self.over or not any(place.is_taken_by(in_vain) for place in self._calls)
+        if self.over or self._holder.abandoned:
+            return True
+        return not any(place.is_taken_by(in_vain) for place in self._calls)
 
 
 # Whose call this is; `None` if no model's.
@@ -107,9 +118,9 @@ def _waiting_in_vain() -> set[Work]:
     return works
 
 
-def at_work(place: Place, model: Callable[..., V], *args: Any) -> V:
+def at_work(holder: Holder, model: Callable[..., V], *args: Any) -> V:
     """Call what is a model's and holds its place meanwhile."""
-    work = Work(place)
+    work = Work(holder)
     model_at_work.set(work)
     try:
         return model(*args)
@@ -118,9 +129,9 @@ def at_work(place: Place, model: Callable[..., V], *args: Any) -> V:
         model_at_work.set(None)
 
 
-async def at_work_async(place: Place, model: Callable[..., Awaitable[V]], *args: Any) -> V:
+async def at_work_async(holder: Holder, model: Callable[..., Awaitable[V]], *args: Any) -> V:
     """Await it."""
-    work = Work(place)
+    work = Work(holder)
     model_at_work.set(work)
     try:
         return await model(*args)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from ._arguments import (
     check_limits,
     check_shapes,
+    check_timeout,
     checked_items,
     refuse_unknown,
 )
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
         BlockingFunction,
         Infers,
         ModelFactory,
-        ModelSource,
     )
 
 __all__ = ["open_batcher"]
@@ -62,6 +62,7 @@ def open_batcher(
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
     run_in: Literal["thread", "process"] = ...,
+    batch_timeout: float = ...,
 ) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
 @overload
 def open_batcher(
@@ -76,6 +77,7 @@ def open_batcher(
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
     run_in: Literal["thread", "process"] = ...,
+    batch_timeout: float = ...,
 ) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
 @overload
 def open_batcher(
@@ -90,6 +92,7 @@ def open_batcher(
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
     run_in: Literal["thread", "process"] = ...,
+    batch_timeout: float = ...,
 ) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
 @overload
 def open_batcher(
@@ -104,6 +107,7 @@ def open_batcher(
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
     run_in: Literal["thread", "process"] = ...,
+    batch_timeout: float = ...,
 ) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
 def open_batcher(
     model: Any,
@@ -117,6 +121,7 @@ def open_batcher(
     limiter: CapacityLimiter | None = None,
     warmup: Iterable[Any] = (),
     run_in: Literal["thread", "process"] = "thread",
+    batch_timeout: float = math.inf,
     **_unknown: Any,
 ) -> AbstractAsyncContextManager[Batcher[Any, Any]]:
     """Put a model behind a `Batcher` for the length of an ``async with`` block.
@@ -128,7 +133,9 @@ def open_batcher(
     Leaving the block normally runs everything that was accepted first. Leaving it by an
     exception or a cancellation turns away what waits (`BatcherClosed`), cancels an async
     model's running batch, waits for a thread's, and lets that exception through as it is.
-    No task or thread of the batcher's is left afterwards.
+    Batches whose callers have all left are treated likewise in either case.
+    No task or thread of the batcher's is left afterwards, but for one that `batch_timeout` has
+    given up.
 
     Cancellation: opening is a checkpoint, and so is leaving. Cancelled while a model is
     being constructed, it waits for the constructor, which is in a thread, and closes the model.
@@ -168,6 +175,12 @@ def open_batcher(
             as the items and results; of those, arrays and tensors cross in shared memory.
             When a process dies it is replaced, and its batch run again, first as a whole,
             then bisected.
+        batch_timeout: longest that a run of the model may take, in seconds; `math.inf` for no
+            limit. An async model is cancelled then, a process killed and replaced; both as if the
+            model had raised a `TimeoutError`: the batch is bisected, so that an input that hangs
+            fails alone. A thread cannot be stopped: it is left behind, the callers of its batch
+            have a `ModelError`, and that replica is used no more; the last one's loss is a
+            `BatcherCrashed`.
 
     Returns:
         An async context manager, to be entered once; that gives the `Batcher`.
@@ -189,6 +202,7 @@ def open_batcher(
     sources = as_sources(model)
     check_limits(max_batch_size, max_delay, max_queue_size, limiter)
     max_batch_size = operator.index(max_batch_size)
+    check_timeout(batch_timeout)
     check_shapes(key, cost, max_batch_cost)
     if run_in == "process":
         in_processes(sources)
@@ -199,34 +213,31 @@ def open_batcher(
         shapes = Shapes(key, cost, max_batch_cost or math.inf, max_batch_size)
     limits = Limits(max_batch_size, max_delay, len(sources), shapes)
     items = checked_items("warmup", warmup)
-    return Entry(lambda: _open(sources, limits, max_queue_size, limiter, items))
 
+    def opened() -> AbstractAsyncContextManager[Batcher[Any, Any]]:
+        host = current_host()
+        devices: list[Device[Any]] = [
+            Device(source, limits.most, host, batch_timeout, number)
+            for number, source in enumerate(sources)
+        ]
+        block = _open(
+            host, devices, limits, max_queue_size=max_queue_size, limiter=limiter, warmup=items
+        )
+        return host.own_task(block)
 
-def _open(
-    sources: Sequence[ModelSource],
-    limits: Limits,
-    max_queue_size: float,
-    limiter: CapacityLimiter | None,
-    warmup: Sequence[T],
-) -> AbstractAsyncContextManager[Batcher[T, Any]]:
-    host = current_host()
-    opened = _opened(
-        host, sources, limits, max_queue_size=max_queue_size, limiter=limiter, warmup=warmup
-    )
-    return host.own_task(opened)
+    return Entry(opened)
 
 
 @asynccontextmanager
-async def _opened(
+async def _open(
     host: Host,
-    sources: Sequence[ModelSource],
+    devices: Sequence[Device[T]],
     limits: Limits,
     *,
     max_queue_size: float,
     limiter: CapacityLimiter | None,
     warmup: Sequence[T],
 ) -> AsyncGenerator[Batcher[T, Any]]:
-    devices: list[Device[T]] = [Device(source, limits.most, host) for source in sources]
     place = Place(len(devices), limiter)
     for device in devices:
         device.place = place
@@ -247,7 +258,7 @@ async def _opened(
             )
             try:
                 async with serving(host, engine):
-                    yield Batcher._of(host, engine, limits.shapes)  # noqa: SLF001  its constructor, for here only
+                    yield Batcher._of(host, engine, limits.shapes, place)  # noqa: SLF001  its constructor, for here only
             finally:
                 engine.outcomes.log_rejections()
             if engine.failure is not None:

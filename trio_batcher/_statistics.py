@@ -64,6 +64,7 @@ class BatcherStatistics:
         busy: for each device the seconds its model has spent running.
         latency: for each device the line fitted through its batches, or `None` before
             the first one.
+        running_for: for how many seconds each device has been at its batch; 0 if it has none.
     """
 
     waiting: int
@@ -81,6 +82,7 @@ class BatcherStatistics:
     batch_sizes: Mapping[int, int]
     busy: tuple[float, ...]
     latency: tuple[LatencyFit | None, ...]
+    running_for: tuple[float, ...]
 
     def __post_init__(self) -> None:
         """Have nobody change what is counted in it."""

@@ -105,7 +105,13 @@ class CapacityLimiter(Protocol):
 
 
 class CancelScope(Protocol):
-    """A cancel scope to be entered with ``with``."""
+    """A cancel scope to be entered with ``with``.
+
+    Attributes:
+        deadline: when it is cancelled, as an absolute time.
+    """
+
+    deadline: float
 
     def cancel(self) -> None:
         """Cancel what runs inside, also if it is entered only later."""
@@ -220,6 +226,10 @@ class Host(Protocol):
         """
         ...
 
+    def move_on_after(self, seconds: float) -> AbstractContextManager[object]:
+        """Return a scope to be entered now, that is cancelled when it has taken so long."""
+        ...
+
     def threads(self) -> AbstractContextManager[None]:
         """Have worker threads for `in_thread` inside the block; all but abandoned ones end then."""
         ...
@@ -244,6 +254,13 @@ class Host(Protocol):
 
     def call(self, model: Callable[[Any], Awaitable[V]], inputs: Any) -> Awaitable[V]:
         """Await an async model. Only a cancellation of this task leaves as one."""
+        ...
+
+    def is_no_models(self, error: BaseException) -> bool:
+        """Return whether what came out of `call` ends this task, or the program, on purpose.
+
+        A cancellation that is not one for sure comes again at the next checkpoint.
+        """
         ...
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
+import types
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -22,7 +24,7 @@ from .own_task import OwnTask, wait_out
 from .workers import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from . import CapacityLimiter, Nursery, Sleeper
@@ -151,6 +153,9 @@ class AsyncioHost:
     def own_task(self, manager: AbstractAsyncContextManager[V]) -> OwnTask[V]:
         return OwnTask(manager)
 
+    def move_on_after(self, seconds: float) -> anyio.CancelScope:
+        return anyio.move_on_after(seconds)
+
     @contextmanager
     def threads(self) -> Iterator[None]:
         try:
@@ -192,14 +197,64 @@ class AsyncioHost:
             limiter.release_on_behalf_of(token)
 
     async def call(self, model: Callable[[Any], Awaitable[V]], inputs: Any) -> V:
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        result: V = await _step_by_step(_awaited(model, inputs), task)
+        return result
+
+    def is_no_models(self, error: BaseException) -> bool:
+        if isinstance(error, asyncio.CancelledError):
+            return True
+        if isinstance(error, GeneratorExit):
+            return not _in_a_task()
+        # Signals come to the main thread: the user's Ctrl-C is raised in whatever runs there.
+        return threading.current_thread() is threading.main_thread() and (
+            isinstance(error, KeyboardInterrupt)
+            or (
+                isinstance(error, BaseExceptionGroup)
+                and error.subgroup(KeyboardInterrupt) is not None
+            )
+        )
+
+
+async def _awaited(model: Callable[[Any], Awaitable[V]], inputs: Any) -> V:
+    return await model(inputs)
+
+
+@types.coroutine
+def _step_by_step(model: Coroutine[Any, Any, V], task: asyncio.Task[Any]) -> Generator[Any, Any, V]:
+    """Await a model; let a cancellation out only if it is one of the task itself.
+
+    That it is can be told only while it comes in: it has been asked for since the last step. How
+    often it has been altogether says nothing, as task groups of asyncio's leave that too high.
+    """
+    error: BaseException | None = None
+    struck = False
+    while True:
+        asked = task.cancelling()
         try:
-            return await model(inputs)
+            waits_for = model.send(None) if error is None else model.throw(error)
+        except StopIteration as end:
+            result: V = end.value
+            return result
         except asyncio.CancelledError as exc:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if struck:
                 raise
             msg = "the model was not cancelled, but something that it awaited was"
             raise RuntimeError(msg) from exc  # noqa: ASYNC104
+        finally:
+            error = None  # it has this frame in its traceback
+        struck = False
+        try:
+            yield waits_for
+        except BaseException as exc:  # noqa: BLE001, ASYNC103  thrown on, above
+            error, struck = exc, task.cancelling() > asked  # noqa: ASYNC104
+
+
+def _in_a_task() -> bool:
+    try:
+        return asyncio.current_task() is not None
+    except RuntimeError:
+        return False
 
 
 def _deadline_in(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:

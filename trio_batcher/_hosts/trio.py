@@ -168,6 +168,9 @@ class TrioHost:
         self._opened = opened = _SameTask(manager)
         return opened
 
+    def move_on_after(self, seconds: float) -> trio.CancelScope:
+        return trio.move_on_after(seconds)
+
     def threads(self) -> AbstractContextManager[None]:
         return nullcontext()  # trio has its own
 
@@ -201,6 +204,10 @@ class TrioHost:
 
     def call(self, model: Callable[[Any], Awaitable[V]], inputs: Any) -> Awaitable[V]:
         return model(inputs)
+
+    def is_no_models(self, error: BaseException) -> bool:
+        # Nobody's Ctrl-C gets here, nor is a cancellation lost; but a coroutine may be thrown away.
+        return isinstance(error, GeneratorExit) and not trio.lowlevel.in_trio_task()
 
 
 def _deadline_here() -> Callable[[], float]:
