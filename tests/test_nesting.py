@@ -326,3 +326,32 @@ async def test_a_batcher_that_a_model_has_opened_may_call_the_models_own_later()
         assert await opened[1].infer("later") == "later"
         await opened[0].__aexit__(None, None, None)
     await wait_all_tasks_blocked()
+
+
+async def test_a_model_that_was_left_behind_holds_nothing():
+    """Whom it has called may call its batcher, whose other replica answers."""
+    call, go_on, answers = call_from_thread(), host.Event(), []
+    gone = threading.Event()
+
+    def caller(items):
+        if items == ["hang"]:
+            try:
+                call(callee.infer, "hung")
+            finally:
+                gone.set()
+        return items
+
+    async def called(items):
+        await go_on.wait()
+        answers.append(await batcher.infer("plain"))
+        return items
+
+    async with (
+        open_batcher([caller, caller], max_batch_size=1, batch_timeout=0.05) as batcher,
+        open_batcher(called) as callee,
+    ):
+        with pytest.raises(ModelError, match="batch_timeout"):
+            await batcher.infer("hang")
+        go_on.set()
+        assert await host.in_thread(gone.wait, PATIENCE)
+    assert answers == ["plain"]
