@@ -28,8 +28,9 @@ FLOORS = [
     {"_device", "_process"},
     {"_reruns", "_runner"},
     {"_bisection", "_hosts", "_interpreter", "_model", "_policy", "_spawned"}
-    | {"_deadline_headers", "_exit_status", "_inbox", "_problems", "_statistics", "_torch_devices"},
-    {"_child", "_collate", "_packing"},
+    | {"_deadline_headers", "_exit_status", "_entry", "_inbox", "_problems"}
+    | {"_statistics", "_torch_devices"},
+    {"_child", "_collate", "_nesting", "_packing", "_results"},
     {"_selection"},
     {"_items", "_latency", "_memory", "_queue"},
     {"_lane"},
@@ -55,6 +56,7 @@ PURE = {
     "_policy",
     "_queue",
     "_reruns",
+    "_results",
     "_selection",
     "_shapes",
     "_statistics",

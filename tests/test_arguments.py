@@ -65,7 +65,7 @@ def test_what_can_be_is_not_complained_about(arguments):
 @pytest.mark.parametrize(
     ("cost", "error", "story"),
     [
-        (0, ValueError, "cost must return a number > 0 and finite, not 0"),
+        (0, ItemError, "the item's cost: expected more than 0, got 0"),
         (-1.0, ValueError, "cost must return .* not -1.0"),
         (math.nan, ValueError, "cost must return .* not nan"),
         (math.inf, ValueError, "cost must return .* not inf"),

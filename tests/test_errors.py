@@ -32,6 +32,7 @@ ONE_OF_EACH = [
     ResultCountError(8, 7),
     ChildDied("died", exit_code=-9),
     DeviceLost("lost"),
+    ThreadNotStarted("can't start new thread"),
     ItemError("item['input_ids']", "a tensor", "a str"),
     ThreadNotStarted("can't start new thread"),
 ]

@@ -6,13 +6,12 @@ Pure.
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Iterable, Mapping, Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ._errors import BatchTooLarge, ItemError, ModelError, ResultCountError
+from ._results import advice, is_not_sent, listed
 
 __all__ = [
     "Attempt",
@@ -72,7 +71,10 @@ def _model_failure(error: BaseException, batch_size: int, text: str) -> Failure:
         failure = ItemError("the item", "one that the model can run by itself", text)
     else:
         where = "this input alone" if batch_size == 1 else f"all of a batch of {batch_size}"
-        failure = ModelError(f"the model failed on {where}: {text}", batch_size=batch_size)
+        story = f"the model failed on {where}: {text}{advice(error)}"
+        if is_not_sent(error):
+            story = f"the model was not run on {where}: {error}"
+        failure = ModelError(story, batch_size=batch_size)
     failure.__cause__ = error
     return Failure(failure)
 
@@ -87,6 +89,10 @@ def _unshared(error: Exception) -> Exception:
     # A class that cannot be copied is no reason not to tell the caller.
     with suppress(Exception):
         twin = copy.copy(error)
+        # Its constructor may have made other ones of them; and notes are added to each by itself.
+        twin.args = error.args
+        if notes := getattr(error, "__notes__", None):
+            twin.__notes__ = list(notes)
     if twin is None or twin is error or type(twin) is not type(error):
         twin = ModelError(f"the model returned an exception: {_text(error)}", batch_size=1)
     twin.__cause__ = error
@@ -108,31 +114,59 @@ def checked(results: Any, size: int) -> list[Any]:
     whatever that raises is the model's failure too.
     """
     try:
-        # Always a list of our own: the model may use its list again.
-        values = list(results if type(results) is list else iter(_listed(results)))
+        values = listed(results, size)
         for i, value in enumerate(values):
-            if isinstance(value, Exception):
-                values[i] = Failure(_unshared(value))
-    except Exception as exc:  # noqa: BLE001  told to the callers, each by its own ModelError
-        return list(failures(exc, size, size))
+            if isinstance(value, _NO_RESULTS):
+                values[i] = _in_place(value)
+    except BaseException as exc:  # noqa: BLE001, ASYNC103  told to the callers, each by its own
+        _let_go(exc)
+        return [_unusable(exc, size) for _ in range(size)]  # noqa: ASYNC104
     if len(values) != size:
         return [Failure(ResultCountError(size, len(values))) for _ in range(size)]
     return values
 
 
-def _listed(results: Any) -> Iterable[Any]:
-    if inspect.iscoroutine(results):
-        results.close()
+# What is looked at twice if it stands in a result's place: exceptions, and classes of them.
+_NO_RESULTS = BaseException, type
+
+
+def _in_place(value: Any) -> Any:
+    """Return the outcome for what stands in a result's place, an exception or a class."""
+    if isinstance(value, Exception):
+        _let_go(value)
+        return Failure(_unshared(value))
+    if isinstance(value, BaseException):
+        # Raised in a caller's task it would end that, or the program.
+        _let_go(value)
+        failure = ModelError(f"the model returned an exception: {_text(value)}", batch_size=1)
+        failure.__cause__ = value
+        return Failure(failure)
+    if issubclass(value, BaseException):
         msg = (
-            "the model returned a coroutine: give open_batcher the async function itself, "
-            "not a plain function that calls it"
+            f"the model returned the class {value.__name__} in this input's place: "
+            "return an instance of it"
         )
-        raise TypeError(msg)
-    if isinstance(results, Mapping | AbstractSet) or not hasattr(results, "__len__"):
-        msg = (
-            f"the model returned a {type(results).__name__}: it has to return a sequence "
-            "with one result for each input, in the same order"
-        )
-        raise TypeError(msg)
-    listed: Iterable[Any] = results
-    return listed
+        return Failure(ModelError(msg, batch_size=1))
+    return value
+
+
+def _unusable(error: BaseException, size: int) -> Failure:
+    failure = ModelError(f"the model's results cannot be used: {_text(error)}", batch_size=size)
+    failure.__cause__ = error
+    return Failure(failure)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Have an exception that the model is done with keep none of its frames.
+
+    They hold the batch, and often the exception too.
+    """
+    seen: set[int] = set()
+    rest = [error]
+    while rest:
+        each = rest.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        each.__traceback__ = None
+        rest += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]

@@ -145,7 +145,7 @@ class Engine(Generic[T]):
 
     def _refusal(self, count: int, deadline: float, now: float) -> BatcherError | None:
         if self._scheduler.closing:
-            return closing_error(self.failure)
+            return closing_error(self.failure, ended=self.ended.is_set())
         if self._scheduler.queue.size + count > self.max_queue_size:
             seconds = self._scheduler.fleet.expected_free(now) - now
             return overload_error(self.max_queue_size, self._scheduler.queue.size, seconds)
@@ -295,7 +295,7 @@ class Engine(Generic[T]):
             if hopeless:
                 self.outcomes.refuse(hopeless, now)
         except Exception as exc:  # noqa: BLE001  leaving here, it would end the event loop
-            self._crash(exc)
+            self.crash(exc)
             self._turn_away(batch)
 
     def _turn_away(self, requests: Sequence[Request[T]]) -> None:
@@ -329,9 +329,9 @@ class Engine(Generic[T]):
             # What the user has interrupted is not the batcher's to keep.
             if self._aborted or isinstance(exc, KeyboardInterrupt):
                 raise
-            self._crash(exc)
+            self.crash(exc)
 
-    def _crash(self, error: BaseException) -> None:
+    def crash(self, error: BaseException) -> None:
         """Turn everybody away from now on; the error is raised when the block is left."""
         if self.failure is None:
             self.failure = error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._bisection import Attempt, Raised, Returned, checked
 from ._errors import DeviceLost
+from ._nesting import Place, at_work, at_work_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +44,7 @@ class Runner(Generic[T]):
         busy: seconds its model has spent running.
         latest: the load of the last batch that was launched and collected, and what it took.
         now: the time.
+        place: what its model holds while it is at work.
     """
 
     def __init__(self, source: ModelSource, host: Host, batch_timeout: float) -> None:
@@ -55,6 +57,7 @@ class Runner(Generic[T]):
         self.busy = 0.0
         self.latest = 0, 0.0
         self.now = host.now
+        self.place = Place(1, None)
         self._host = host
         self._source = source
         self._keeper = source.keeper
@@ -102,7 +105,7 @@ class Runner(Generic[T]):
     def load(self) -> None:
         """Construct the model. Called in the worker."""
         if self._source.factory is not None:
-            self._adopt(self._source.factory())
+            self._adopt(at_work(self, self._source.factory))
 
     def _adopt(self, model: Any) -> None:
         if self._source.is_inference_model:
@@ -116,7 +119,7 @@ class Runner(Generic[T]):
         """Let the model go. Called in the worker; does nothing the second time."""
         close, self._close = self._close, None
         if close is not None:
-            close()
+            at_work(self, close)
 
     def run(self, inputs: list[T], load: int) -> Attempt:
         """Run a batch in this thread, and return what came of it.
@@ -137,7 +140,7 @@ class Runner(Generic[T]):
         size = len(inputs)
         self.since = started = self.now()
         try:
-            results = checked(self._call(inputs), size)
+            results = checked(at_work(self, self._call, inputs), size)
         except DeviceLost:
             raise
         # Not only Exception: a model that calls sys.exit() on one input must not take
@@ -174,16 +177,16 @@ class Runner(Generic[T]):
 
     async def _answer(self, inputs: list[T]) -> Any:
         if self.batch_timeout == math.inf:
-            return await self._host.call(self._call, inputs)
+            return await at_work_async(self, self._host.call, self._call, inputs)
         with self._host.move_on_after(self.batch_timeout):
-            return await self._host.call(self._call, inputs)
+            return await at_work_async(self, self._host.call, self._call, inputs)
         raise took_too_long(self.batch_timeout)
 
     def try_launch(self, inputs: list[T]) -> Callable[[], Any] | Raised:
         """Launch a batch; return what waits for it, or what that raised."""
         self.since = self.now()
         try:
-            return self._launch(inputs)
+            return at_work(self, self._launch, inputs)
         except DeviceLost:
             raise
         except BaseException as exc:  # noqa: BLE001, ASYNC103  as above
@@ -206,7 +209,7 @@ class Runner(Generic[T]):
             return collect
         self.since = launched
         try:
-            results = checked(collect(), size)
+            results = checked(at_work(self, collect), size)
         except DeviceLost:
             raise
         except BaseException as exc:  # noqa: BLE001, ASYNC103  as above

@@ -271,6 +271,7 @@ class Scheduler(Generic[T]):
                 else:
                     unanswered += [request for request in batch if self._awaited(request)]
             device.put_down()
+            device.place.devices -= 1
             self.fleet.devices = [each for each in self.fleet.devices if each is not device]
             self.fleet.changed = True
             self.queue.put_back(unanswered)

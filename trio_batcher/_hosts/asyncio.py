@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import anyio
 import anyio.lowlevel
 
+from . import elsewhere, refuse_limiter_of
+from .own_task import OwnTask, wait_out
 from .workers import Worker
 
 if TYPE_CHECKING:
@@ -103,10 +105,7 @@ class AsyncioHost:
         self._loop = loop = asyncio.get_running_loop()
         self.now, self._grain = _clock(loop)
         self.post: Callable[..., Any] = loop.call_soon_threadsafe
-        # The same as anyio.current_effective_deadline, without finding out each time what runs.
-        self.effective_deadline: Callable[[], float] = (
-            anyio.lowlevel.current_token().backend_class.current_effective_deadline
-        )
+        self.effective_deadline = _deadline_in(loop)
         # Callable as `wake(caller, value)`.
         self.wake: Callable[[Any, Any], None] = asyncio.Future.set_result
         # Those that called last come first.
@@ -141,11 +140,18 @@ class AsyncioHost:
     def limiter(self, tokens: int) -> CapacityLimiter:  # noqa: ARG002
         return _NoLimiter()
 
+    def check_limiter(self, limiter: CapacityLimiter) -> None:
+        refuse_limiter_of("trio", limiter, "an anyio.CapacityLimiter")
+        refuse_limiter_of("_trio", limiter, "an anyio.CapacityLimiter")
+
     def open_nursery(self) -> AbstractAsyncContextManager[Nursery]:
         return cast("AbstractAsyncContextManager[Nursery]", anyio.create_task_group())
 
     def shield(self) -> anyio.CancelScope:
         return anyio.CancelScope(shield=True)
+
+    def own_task(self, manager: AbstractAsyncContextManager[V]) -> OwnTask[V]:
+        return OwnTask(manager)
 
     def move_on_after(self, seconds: float) -> anyio.CancelScope:
         return anyio.move_on_after(seconds)
@@ -179,7 +185,7 @@ class AsyncioHost:
                     await ended.wait()
                 else:
                     with anyio.CancelScope(shield=True):
-                        await _ended(ended)
+                        await wait_out(ended)
             finally:
                 if ended.is_set():
                     self._idle.append(worker)
@@ -258,6 +264,22 @@ def _in_a_task() -> bool:
         return False
 
 
+def _deadline_in(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    # The same as anyio.current_effective_deadline, without finding out each time what runs.
+    deadline: Callable[[], float] = (
+        anyio.lowlevel.current_token().backend_class.current_effective_deadline
+    )
+    running_here, current_task = asyncio._get_running_loop, asyncio.current_task  # noqa: SLF001
+
+    def effective_deadline() -> float:
+        # A trio that is this loop's guest runs in the loop, and in no task of it.
+        if running_here() is not loop or current_task(loop) is None:
+            raise elsewhere()
+        return deadline()
+
+    return effective_deadline
+
+
 class _NoLimiter:
     """For as many calls as there are tokens: nobody waits for one, nor for being told so."""
 
@@ -281,21 +303,6 @@ async def _acquire(limiter: CapacityLimiter, borrower: object) -> None:
             limiter.acquire_on_behalf_of_nowait(borrower)
             return
     await limiter.acquire_on_behalf_of(borrower)
-
-
-async def _ended(ended: asyncio.Event) -> None:
-    try:
-        await ended.wait()
-    except asyncio.CancelledError:
-        await _whatever_comes(ended)
-        raise
-
-
-async def _whatever_comes(ended: asyncio.Event) -> None:
-    """Wait for it, however often the task is cancelled; it has a cancellation in hand already."""
-    while not ended.is_set():
-        with suppress(asyncio.CancelledError):
-            await ended.wait()
 
 
 def _clock(loop: asyncio.AbstractEventLoop) -> tuple[Callable[[], float], float]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import trio
 from outcome import Error, Outcome
 
 from trio_batcher._errors import ThreadNotStarted
 
+from . import elsewhere, refuse_limiter_of
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
+    from types import TracebackType
 
     from . import CapacityLimiter, Sleeper
 
@@ -61,6 +65,31 @@ class _Doorbell:
             await self._receive.receive()
 
 
+class _SameTask(Generic[V]):
+    """A block that the task which has entered it has to leave, as trio's own nurseries."""
+
+    def __init__(self, manager: AbstractAsyncContextManager[V]) -> None:
+        self._manager = manager
+        self._task = trio.lowlevel.current_task()
+
+    async def __aenter__(self) -> V:
+        return await self._manager.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        reason: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not trio.lowlevel.in_trio_task() or trio.lowlevel.current_task() is not self._task:
+            raise RuntimeError(
+                "the batcher was opened in one task and is left in another, which a trio nursery "
+                "cannot be: have one task do both, with `async with open_batcher(...)` around "
+                "what needs it, in nursery.start() say"
+            )
+        await self._manager.__aexit__(kind, reason, traceback)  # noqa: ASYNC102  it sees to that
+
+
 class _Turn:
     """One token, as `trio.to_thread` takes it: back when its thread ends, or is abandoned.
 
@@ -95,7 +124,7 @@ class TrioHost:
         # Both are documented as callable from any thread; `trio.current_time` is not.
         self.now: Callable[[], float] = trio.lowlevel.current_clock().current_time
         self.post: Callable[..., None] = trio.lowlevel.current_trio_token().run_sync_soon
-        self.effective_deadline: Callable[[], float] = trio.current_effective_deadline
+        self.effective_deadline = _deadline_here()
         self.checkpoint: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
 
     def park(self, sleeper: S, abandon: Callable[[S], None]) -> Awaitable[Any]:
@@ -121,11 +150,23 @@ class TrioHost:
     def limiter(self, tokens: int) -> trio.CapacityLimiter:
         return trio.CapacityLimiter(tokens)
 
+    def check_limiter(self, limiter: CapacityLimiter) -> None:
+        refuse_limiter_of(
+            "_asyncio",
+            limiter,
+            "a trio.CapacityLimiter, or an anyio.CapacityLimiter that was made there,",
+        )
+
     def open_nursery(self) -> AbstractAsyncContextManager[trio.Nursery]:
         return trio.open_nursery()
 
     def shield(self) -> trio.CancelScope:
         return trio.CancelScope(shield=True)
+
+    def own_task(self, manager: AbstractAsyncContextManager[V]) -> _SameTask[V]:
+        # Kept as long as its tasks run: collected, it would be left in some other task after all.
+        self._opened = opened = _SameTask(manager)
+        return opened
 
     def move_on_after(self, seconds: float) -> trio.CancelScope:
         return trio.move_on_after(seconds)
@@ -167,3 +208,18 @@ class TrioHost:
     def is_no_models(self, error: BaseException) -> bool:
         # Nobody's Ctrl-C gets here, nor is a cancellation lost; but a coroutine may be thrown away.
         return isinstance(error, GeneratorExit) and not trio.lowlevel.in_trio_task()
+
+
+def _deadline_here() -> Callable[[], float]:
+    deadline, this_thread, here = trio.current_effective_deadline, get_ident, get_ident()
+
+    def effective_deadline() -> float:
+        # A thread has one run at a time. If this one is over, so is the batcher.
+        if this_thread() != here:
+            raise elsewhere()
+        try:
+            return deadline()
+        except RuntimeError:  # no task: that of a host loop, say, whose guest trio is
+            raise elsewhere() from None
+
+    return effective_deadline
