@@ -286,7 +286,7 @@ async def test_the_token_of_a_thread_that_was_left_behind_is_given_back(stuck):
             async with open_batcher(stuck, limiter=gpu, batch_timeout=TIMEOUT) as batcher:
                 await outcomes_of(batcher, [-1])
                 assert await other.infer(1) == 1
-        assert gpu.borrowed_tokens == 0
+    assert gpu.borrowed_tokens == 0
 
 
 @pytest.mark.parametrize("how", ["raised", "cancelled", "left"])
