@@ -172,12 +172,12 @@ async def test_a_model_that_makes_something_else_of_its_cancellation_ends_all_th
     async def model(items):
         try:
             await host.sleep_forever()
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: ASYNC103
             if how == "swallowed":
-                return items
+                return items  # noqa: ASYNC104
             if how == "replaced":
-                raise ValueError from exc
-            raise BaseExceptionGroup("several", [ValueError(), exc]) from None
+                raise ValueError from exc  # noqa: ASYNC104
+            raise BaseExceptionGroup("several", [ValueError(), exc]) from None  # noqa: ASYNC104
 
     outcomes = []
 
@@ -217,7 +217,7 @@ async def test_what_a_task_group_leaves_behind_is_no_cancellation(same_run):
         raise ValueError
 
     async def grouped():
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as group:  # noqa: ASYNC112
             group.create_task(fail())
 
     async def cancelled():
@@ -253,7 +253,7 @@ async def test_a_cancellation_that_comes_after_a_task_group_is_one(virtual_time)
 
     async def model(items):
         try:
-            async with asyncio.TaskGroup() as group:
+            async with asyncio.TaskGroup() as group:  # noqa: ASYNC112
                 group.create_task(fail())
         except* ValueError:
             pass

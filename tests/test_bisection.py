@@ -796,3 +796,41 @@ def test_an_input_that_kills_the_process_fails_alone(size):
     assert type(outcomes[0].error.__cause__) is ChildDied
     assert tried[:2] == [items, items]
     assert len(tried) == 2 + 2 * levels(size)
+
+
+# Several segments at a time, callers that leave, devices that are lost
+
+
+@given(batches(), st.randoms(use_true_random=False), st.data())
+def test_in_whatever_order_parts_run_each_input_has_one_outcome(batch, random, data):
+    """Any number of them run at a time, are put back, or are waited for by nobody."""
+    size, poison = batch
+    driven = Driven(list(range(size)))
+    gone = {driven.requests[i] for i in data.draw(st.sets(st.integers(0, size - 1)))}
+    model, running, runs = poisoned(poison), [], 0
+    driven.run(driven.whole, model)
+    while running or driven.bisection.pending:
+        assert driven.bisection.due(1.0) <= 0.0 or not driven.bisection.pending
+        segment = driven.bisection.next(lambda request: request not in gone)
+        if segment:
+            assert not gone & {*segment} or not segment
+            running.append(segment)
+        if running and (segment is None or random.random() < 0.6):
+            done = running.pop(random.randrange(len(running)))
+            if random.random() < 0.2:
+                driven.bisection.put_back(done)
+            else:
+                driven.run(done, model)
+        runs += 1
+        assert runs < 100 * size + 100, "it never ends"
+    # Who is waited for has an outcome; it is the right one, or all that was tried has failed.
+    for request in driven.requests:
+        if request in driven.outcomes:
+            outcome = driven.outcomes[request]
+            if type(outcome) is not Failure:
+                assert outcome == answer(request.item)
+            elif outcome.error.batch_size == 1:
+                assert request.item in poison
+        else:
+            assert request in gone
+    assert driven.bisection.due(1.0) == float("inf")

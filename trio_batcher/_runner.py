@@ -162,14 +162,14 @@ class Runner(Generic[T]):
             results = checked(await self._answer(inputs), size)
         except DeviceLost:
             raise
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: ASYNC103  a cancellation comes again, below
             if self._host.is_no_models(exc):
                 raise
             raised = self._raised(exc, started)
             try:
                 # If we were cancelled ourselves, that comes again here.
-                await self._host.checkpoint()
-                return raised
+                await self._host.checkpoint()  # noqa: ASYNC102
+                return raised  # noqa: ASYNC104
             finally:
                 # Its traceback has this frame.
                 del raised

@@ -169,7 +169,7 @@ class TrioHost:
         return opened
 
     def move_on_after(self, seconds: float) -> trio.CancelScope:
-        return trio.move_on_after(seconds)
+        return trio.move_on_after(seconds)  # noqa: ASYNC122  entered at once
 
     def threads(self) -> AbstractContextManager[None]:
         return nullcontext()  # trio has its own
