@@ -12,7 +12,7 @@ export HF_HUB_OFFLINE = 1
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-demo demo test test-all lint docs bench bench-overhead bench-duty bench-latency bench-queue \
 	bench-replicas bench-decision bench-encoder bench-goodput bench-promises bench-chaos bench-crossing \
-	bench-saturated bench-gpu clean
+	bench-saturated bench-gpu bench-poison clean
 
 help:
 	@echo "make demo         set up, measure the search app one at a time and batched, then serve it"
@@ -74,7 +74,7 @@ docs: setup
 	@echo "docs/_build/html/index.html"
 
 bench: bench-overhead bench-duty bench-replicas bench-latency bench-queue bench-decision bench-encoder bench-goodput \
-	bench-promises bench-chaos bench-crossing bench-saturated bench-gpu
+	bench-promises bench-chaos bench-crossing bench-saturated bench-gpu bench-poison
 
 bench-overhead: setup
 	$(BIN)/python -m tests.bench.overhead $(ARGS)
@@ -96,6 +96,9 @@ bench-decision: setup
 
 bench-saturated: setup
 	$(BIN)/python -m tests.bench.saturated $(ARGS)
+
+bench-poison: setup
+	$(BIN)/python -m tests.bench.poison $(ARGS)
 
 bench-gpu: setup
 	$(BIN)/python -m tests.bench.gpu $(ARGS)

@@ -166,7 +166,7 @@ async def wait_all_tasks_blocked():
     await host.wait_all_tasks_blocked()
 
 
-def _loop_factory(name, *, virtual):
+def loop_factory(name, *, virtual):
     if name == "uvloop":
         import uvloop  # noqa: PLC0415  not everywhere
 
@@ -193,7 +193,7 @@ def run(name, function, *args, virtual=False, clock=None):
             assert not left, "a task outlives the test"
 
     threads = set(threading.enumerate())
-    with asyncio.Runner(loop_factory=_loop_factory(name, virtual=virtual)) as runner:
+    with asyncio.Runner(loop_factory=loop_factory(name, virtual=virtual)) as runner:
         result = runner.run(main())
         # What a future has to complain of, it says when it is collected.
         if complaints or not virtual:

@@ -28,6 +28,11 @@ from trio_batcher._arguments import check_limits, check_shapes, checked_cost, ch
         ({"max_queue_size": math.nan}, ValueError, "max_queue_size must be .* not nan"),
         ({"max_delay": "1"}, TypeError, "max_delay must be a number .* not '1'"),
         ({"max_queue_size": None}, TypeError, "max_queue_size must be .*math.inf.* not None"),
+        ({"batch_timeout": 0}, ValueError, "batch_timeout must be > 0 seconds .* not 0"),
+        ({"batch_timeout": -1.5}, ValueError, "batch_timeout must be > 0 seconds .* not -1.5"),
+        ({"batch_timeout": math.nan}, ValueError, "batch_timeout must be > 0 seconds .* not nan"),
+        ({"batch_timeout": None}, TypeError, "batch_timeout must be .*math.inf.* not None"),
+        ({"batch_timeout": True}, TypeError, "batch_timeout must be a number .* not True"),
         ({"key": "size"}, TypeError, "key must be a function of an item, not 'size'"),
         ({"cost": 3, "max_batch_cost": 9}, TypeError, "cost must be a function of an item, not 3"),
         ({"cost": len}, ValueError, "cost needs max_batch_cost beside it"),
@@ -60,7 +65,7 @@ def test_what_can_be_is_not_complained_about(arguments):
 @pytest.mark.parametrize(
     ("cost", "error", "story"),
     [
-        (0, ValueError, "cost must return a number > 0 and finite, not 0"),
+        (0, ItemError, "the item's cost: expected more than 0, got 0"),
         (-1.0, ValueError, "cost must return .* not -1.0"),
         (math.nan, ValueError, "cost must return .* not nan"),
         (math.inf, ValueError, "cost must return .* not inf"),

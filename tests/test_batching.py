@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from trio_batcher import InferenceModel, ModelError, Overloaded, open_batcher
+from trio_batcher import InferenceModel, ItemError, ModelError, Overloaded, open_batcher
 from trio_batcher._scheduler import Scheduler
 
 from .hosts import host, wait_all_tasks_blocked
@@ -437,6 +437,97 @@ async def test_a_failing_warmup_fails_the_opening():
             raise AssertionError
     assert isinstance(caught.value.__cause__, LookupError)
     assert caught.value.__notes__ == ["while warming up with a batch of 1"]
+
+
+async def test_warmup_mixes_no_keys(virtual_time):
+    """Items of each key have batches of their own, that grow; a failing one is named."""
+    runs = []
+
+    async def model(items: list[int]) -> list[int]:
+        assert len({item % 2 for item in items}) == 1
+        runs.append(items)
+        await host.sleep(0.01)
+        return items
+
+    async with open_batcher(
+        model, key=lambda item: item % 2, max_batch_size=3, warmup=[0, 1, 2]
+    ) as batcher:
+        assert runs[::2] == runs[1::2] == [[0], [0, 2], [0, 2, 0], [1], [1, 1], [1, 1, 1]]
+        assert await batcher.infer(1) == 1
+        assert batcher.statistics().reruns == 0
+
+    with pytest.raises(ItemError, match="more than 0") as caught:
+        async with open_batcher(model, cost=abs, max_batch_cost=9, warmup=[1, 0]):
+            raise AssertionError
+    assert caught.value.__notes__ == ["for warmup[1]"]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+async def test_a_warmup_runs_under_the_limiter(replicas, virtual_time):
+    """While somebody else has the only token nothing is run; between runs others have turns."""
+    limiter = host.CapacityLimiter(1)
+    runs = []
+
+    async def model(items: list[int]) -> list[int]:
+        assert limiter.borrowed_tokens == 1
+        runs.append(host.current_time())
+        await host.sleep(1)
+        return items
+
+    def opening():
+        return open_batcher([model] * replicas, limiter=limiter, warmup=[1], max_batch_size=2)
+
+    async def another() -> None:
+        me = object()
+        await limiter.acquire_on_behalf_of(me)
+        turns.append(host.current_time())
+        await host.sleep(0.5)
+        limiter.release_on_behalf_of(me)
+
+    turns: list[float] = []
+    await limiter.acquire_on_behalf_of("somebody else")
+    with host.move_on_after(1) as scope:
+        async with opening():
+            raise AssertionError
+    assert scope.cancelled_caught
+    assert not runs
+    limiter.release_on_behalf_of("somebody else")
+
+    start = host.current_time()
+    async with host.open_nursery() as nursery:
+        nursery.start_soon(another)
+        nursery.start_soon(another)
+        async with opening():
+            assert len(runs) == 4 * replicas
+            assert host.current_time() - start == pytest.approx(4 * replicas + 2 * 0.5)
+    assert turns[1] - start < 3
+    assert limiter.borrowed_tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "unit"),
+    [
+        ({}, "item"),
+        ({"key": str}, "item"),
+        ({"cost": lambda _: 2, "max_batch_cost": 8}, "1/64 of max_batch_cost"),
+    ],
+)
+async def test_the_log_has_what_a_warmup_has_shown(options, unit, virtual_time, caplog):
+    """For each model the sizes with their times, and the line through them."""
+    caplog.set_level("INFO", "trio_batcher")
+    models = [TimedModel(fixed=0.25, per_item=0.0), TimedModel(fixed=0.5, per_item=0.0)]
+    async with open_batcher(models, max_batch_size=4, warmup=[1], **options):
+        told = sorted(record.getMessage() for record in caplog.records)
+    assert [(record.name, record.levelname) for record in caplog.records] == [
+        ("trio_batcher", "INFO")
+    ] * 2
+    for number, seconds in enumerate(["0.25 s", "0.5 s"]):
+        assert told[number].startswith(f"model {number} is warm: a batch takes about {seconds}, ")
+        assert f" s for each {unit}; " in told[number]
+        assert f"measured: 1 in {seconds}, 2 in {seconds}, 3 in {seconds}, 4" in told[number]
+    caplog.clear()
+    async with open_batcher(models, **options):
+        assert not caplog.records
 
 
 async def test_statistics_add_up(virtual_time):

@@ -9,8 +9,15 @@ from collections import deque
 import pytest
 from hypothesis import given, strategies as st
 
-from trio_batcher._bisection import Attempt, Failure, Raised, Returned, outcomes_of
-from trio_batcher._errors import ChildDied, ModelError, ResultCountError
+from trio_batcher._bisection import Failure, Raised, Returned, checked, failures
+from trio_batcher._errors import (
+    ChildDied,
+    ModelError,
+    ResultCountError,
+)
+from trio_batcher._queue import Request
+from trio_batcher._reruns import Bisection
+from trio_batcher._results import a
 
 
 class PoisonError(Exception):
@@ -21,22 +28,52 @@ class OtherError(Exception):
     """What they raise for a change."""
 
 
+class Driven:
+    """A batch that is run, and run again until each input has its outcome.
+
+    Attributes:
+        tried: the inputs of every run.
+        outcomes: what each input came to.
+        settled: the numbers of runs after which each input had its outcome.
+    """
+
+    def __init__(self, items):
+        self.requests = [Request(item, 0.0, 0.0) for item in items]
+        self.whole = Bisection.of(self.requests)
+        self.bisection = self.whole.bisection
+        self.tried, self.outcomes, self.settled = [], {}, {}
+
+    def run(self, segment, model):
+        """Run a segment as a device and the engine do."""
+        inputs = [request.item for request in segment]
+        self.tried.append(list(inputs))
+        try:
+            outcomes = checked(model(inputs), len(segment))
+        except BaseException as exc:  # noqa: ASYNC103  as a device does
+            for requests, reason, size in self.bisection.failed(segment, exc, segment.halves()):
+                self._settle(requests, failures(reason, len(requests), size))
+            return
+        self.bisection.succeeded(segment)
+        self._settle(segment, outcomes)
+
+    def _settle(self, requests, outcomes):
+        for request, outcome in zip(requests, outcomes, strict=True):
+            assert request not in self.outcomes, "two outcomes"
+            self.outcomes[request] = outcome
+            self.settled[request] = len(self.tried)
+
+    def run_all(self, model, wanted=lambda _: True):
+        self.run(self.whole, model)
+        while segment := self.bisection.next(wanted):
+            self.run(segment, model)
+        assert not self.bisection.pending
+
+
 def drive(items, model) -> tuple[list, list[list]]:
     """Run a batch; return its outcomes, and the inputs of every run."""
-    runs = outcomes_of(items)
-    inputs = next(runs)
-    tried = []
-    while True:
-        tried.append(list(inputs))
-        attempt: Attempt
-        try:
-            attempt = Returned(model(inputs))
-        except BaseException as exc:  # noqa: ASYNC103  as a device does
-            attempt = Raised(exc)
-        try:
-            inputs = runs.send(attempt)
-        except StopIteration as finished:
-            return finished.value, tried
+    driven = Driven(items)
+    driven.run_all(model)
+    return [driven.outcomes[request] for request in driven.requests], driven.tried
 
 
 def answer(item):
@@ -104,7 +141,7 @@ def test_a_batch_that_succeeds_is_run_once(items):
         (0, 1, 2),
         range(3),
         array("i", [0, 1, 2]),
-        memoryview(b"\x00\x01\x02"),
+        memoryview(array("i", [0, 1, 2])),
         deque([0, 1, 2]),
         {"a": 0, "b": 1, "c": 2}.values(),
     ],
@@ -443,6 +480,27 @@ class LengthUnknowable:
         raise PoisonError
 
 
+class Panic(BaseException):
+    """As a Rust extension's is: no `Exception`."""
+
+
+class Panics:
+    """Its elements cannot be had, and that is no `Exception`."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, _):
+        raise Panic
+
+
+def test_results_that_panic_are_the_models_failure():
+    """Whatever is raised while they are read: it ends neither the thread nor the event loop."""
+    errors = errors_of(drive("abc", returning(Panics()))[0])
+    assert {type(error.__cause__) for error in errors} == {Panic}
+    assert {error.__cause__.__traceback__ for error in errors} == {None}
+
+
 @pytest.mark.parametrize("make", [Unlistable, BreaksHalfway, LengthUnknowable])
 def test_results_that_cannot_be_looked_at_are_the_models_failure(make):
     """The error is the shared cause of each caller's own; nothing is run again."""
@@ -497,7 +555,8 @@ def test_what_is_no_sequence_is_refused(results):
     for error in errors_of(outcomes):
         assert type(error) is ModelError
         assert type(error.__cause__) is TypeError
-        assert f"returned a {type(results).__name__}:" in str(error)
+        assert f"the model returned {a(results)}: it has to return a sequence" in str(error)
+        assert str(error).startswith("the model's results cannot be used: TypeError: ")
     assert len(outcomes) == 3
 
 
@@ -627,10 +686,75 @@ def test_a_speechless_exception_may_be_returned_twice():
     assert type(second) is SpeechlessError
 
 
-def test_what_is_no_exception_is_a_result():
-    """An exception class, or a `KeyboardInterrupt`, in a result's place is just a value."""
-    interrupt = KeyboardInterrupt()
-    assert drive("ab", returning([ValueError, interrupt]))[0] == [ValueError, interrupt]
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), GeneratorExit()])
+def test_what_would_end_a_task_is_told_to_its_caller_as_a_failure(error):
+    """A returned `KeyboardInterrupt` is nobody's Ctrl-C; the others have their results."""
+    outcomes, tried = drive("abc", returning([0, error, 2]))
+    assert (outcomes[0], outcomes[2], len(tried)) == (0, 2, 1)
+    assert type(outcomes[1].error) is ModelError
+    assert outcomes[1].error.__cause__ is error
+    assert outcomes[1].error.batch_size == 1
+
+
+def test_a_class_of_exceptions_is_no_result():
+    """Its caller is told what to return; any other class is a value."""
+    outcomes, _ = drive("abcd", returning([ValueError, int, SystemExit, array]))
+    assert outcomes[1::2] == [int, array]
+    for name, outcome in zip(["ValueError", "SystemExit"], outcomes[::2], strict=True):
+        assert type(outcome.error) is ModelError
+        story = f"the model returned the class {name} in this input's place: return an instance"
+        assert str(outcome.error).startswith(story)
+
+
+def test_a_returned_exception_keeps_no_frame_of_the_models():
+    """Nor do those that it came of: frames hold the batch, and the exception."""
+    inner = KeyError("inner")
+
+    def model(inputs):
+        results = []
+        for item in inputs:
+            try:
+                try:
+                    raise inner
+                except KeyError as exc:
+                    raise ValueError(item) from exc
+            except ValueError as exc:
+                results.append(exc)
+        return results
+
+    for error in errors_of(drive("ab", model)[0]):
+        assert error.__traceback__ is None
+        assert error.__cause__ is inner
+        assert inner.__traceback__ is None
+
+
+def test_an_instance_that_is_returned_again_keeps_no_frame_of_a_callers():
+    """Whoever had it first may be done with it; its copies grow no list of notes together."""
+    singleton = ValueError("too long")
+    singleton.add_note("512 at most")
+    first, second = errors_of(drive("ab", returning([singleton, singleton]))[0])
+    with pytest.raises(ValueError, match="too long"):
+        raise first
+    assert singleton.__traceback__ is not None
+    (third,) = errors_of(drive("a", returning([singleton]))[0])
+    assert singleton.__traceback__ is None
+    second.add_note("for the second")
+    assert (singleton.__notes__, third.__notes__) == (["512 at most"], ["512 at most"])
+
+
+class WordyError(Exception):
+    """Its constructor makes its words of what it is given."""
+
+    def __init__(self, limit):
+        super().__init__(f"at most {limit}")
+        self.limit = limit
+
+
+def test_a_copy_says_the_same():
+    """Whatever the constructor makes of its own words."""
+    singleton = WordyError(512)
+    _, second = errors_of(drive("ab", returning([singleton, singleton]))[0])
+    assert (str(second), second.limit) == ("at most 512", 512)
 
 
 def test_attempts_are_values():
@@ -672,3 +796,41 @@ def test_an_input_that_kills_the_process_fails_alone(size):
     assert type(outcomes[0].error.__cause__) is ChildDied
     assert tried[:2] == [items, items]
     assert len(tried) == 2 + 2 * levels(size)
+
+
+# Several segments at a time, callers that leave, devices that are lost
+
+
+@given(batches(), st.randoms(use_true_random=False), st.data())
+def test_in_whatever_order_parts_run_each_input_has_one_outcome(batch, random, data):
+    """Any number of them run at a time, are put back, or are waited for by nobody."""
+    size, poison = batch
+    driven = Driven(list(range(size)))
+    gone = {driven.requests[i] for i in data.draw(st.sets(st.integers(0, size - 1)))}
+    model, running, runs = poisoned(poison), [], 0
+    driven.run(driven.whole, model)
+    while running or driven.bisection.pending:
+        assert driven.bisection.due(1.0) <= 0.0 or not driven.bisection.pending
+        segment = driven.bisection.next(lambda request: request not in gone)
+        if segment:
+            assert not gone & {*segment} or not segment
+            running.append(segment)
+        if running and (segment is None or random.random() < 0.6):
+            done = running.pop(random.randrange(len(running)))
+            if random.random() < 0.2:
+                driven.bisection.put_back(done)
+            else:
+                driven.run(done, model)
+        runs += 1
+        assert runs < 100 * size + 100, "it never ends"
+    # Who is waited for has an outcome; it is the right one, or all that was tried has failed.
+    for request in driven.requests:
+        if request in driven.outcomes:
+            outcome = driven.outcomes[request]
+            if type(outcome) is not Failure:
+                assert outcome == answer(request.item)
+            elif outcome.error.batch_size == 1:
+                assert request.item in poison
+        else:
+            assert request in gone
+    assert driven.bisection.due(1.0) == float("inf")

@@ -317,6 +317,24 @@ async def test_a_switch_interval_set_by_somebody_else_is_left_alone():
         sys.setswitchinterval(before)
 
 
+@pytest.mark.only_on("trio")  # elsewhere any task may
+@pytest.mark.parametrize("error", [None, KeyError("mine")])
+async def test_another_task_cannot_leave_the_block(error):
+    """It is told so before any harm is done: the batcher goes on, and its own task leaves it."""
+    block = open_batcher(TimedModel(0.0, 0.0))
+    batcher = await block.__aenter__()
+
+    async def leave():
+        with pytest.raises(RuntimeError, match="opened in one task and is left in another"):
+            await block.__aexit__(type(error) if error else None, error, None)
+
+    async with host.open_nursery() as nursery:
+        nursery.start_soon(leave)
+    await wait_all_tasks_blocked()
+    assert await batcher.infer(1) == 2
+    await block.__aexit__(None, None, None)
+
+
 @pytest.mark.only_on("trio")  # elsewhere the threads are the batcher's own, and end with it
 @pytest.mark.skipif(sys.platform != "linux", reason="timer slack is Linux's")
 async def test_a_workers_timer_slack_is_put_back_after_its_burst():

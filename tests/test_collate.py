@@ -320,6 +320,96 @@ def test_an_output_that_cannot_be_split_is_the_models_failure(output, error, mes
         collator.split(output, batch)
 
 
+class Boxes(NamedTuple):
+    boxes: object
+    scores: object
+
+
+class Instances:
+    """A detector's own class, that nobody here knows."""
+
+
+@pytest.mark.parametrize("boxes", [0, 1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: {"boxes": torch.ones(n, 4), "labels": ["cat"] * n},
+        lambda n: {"boxes": torch.ones(n, 4), "scores": torch.ones(n)},
+        lambda n: (torch.ones(n, 4), torch.ones(n)),
+        lambda n: Boxes(torch.ones(n, 4), torch.ones(n)),
+        lambda n: Output(torch.ones(n), "text"),
+        lambda n: ["cat"] * n,
+        lambda _: "cat",
+        lambda _: None,
+        lambda _: Instances(),
+    ],
+)
+def test_a_list_with_something_for_each_item_is_results_as_they_are(make, count, boxes):
+    """As a detector's are, also if there happen to be as many boxes as images."""
+    collator, batch = batch_of([torch.ones(1)] * count, sizes=[count, 4])
+    output = [make(boxes) for _ in range(batch.size)]
+    results = collator.split(output, batch)
+    assert len(results) == count
+    assert all(result is each for result, each in zip(results, output, strict=False))
+    kept = mapped(output, lambda tensor: tensor)
+    assert [type(each) for each in collator.split(kept, batch)] == [type(output[0])] * count
+
+
+def test_places_that_were_filled_up_have_no_result():
+    """Of three results two are somebody's."""
+    collator, batch = batch_of([torch.ones(1)] * 2, sizes=[3])
+    assert collator.split(["a", "b", "filled up"], batch) == ["a", "b"]
+    with pytest.raises(TypeError, match=r"output\[0\] is a str"):
+        collator.split(["a", "b"], batch)
+
+
+def test_tensors_of_different_lengths_are_results():
+    """One for each item, such as a mask; if all have the batch's length, nobody knows."""
+    collator, batch = batch_of([torch.ones(1), torch.ones(1)])
+    lengths = [torch.ones(2, 4), torch.ones(3, 4)]
+    assert collator.split(lengths, batch) == lengths
+    first, _ = collator.split({"masks": lengths, "label": ["cat", "dog"]}, batch)
+    assert first["masks"] is lengths[0]
+    assert first["label"] == "cat"
+
+
+@pytest.mark.parametrize(
+    ("output", "path"),
+    [
+        ([torch.ones(2, 4), torch.ones(2, 4)], "output"),
+        ([torch.ones(2, 4), torch.tensor(1.0)], "output"),  # logits and a loss
+        ([torch.ones(2, 4), torch.ones(3, dtype=torch.int64)], "output"),
+        ([torch.ones(2, 4), None], "output"),
+        ([{"a": torch.ones(2)}, torch.ones(2)], "output"),
+        ((torch.ones(2), [(torch.ones(2), torch.ones(2))] * 2), r"output\[1\]"),  # two layers
+        ({"layers": [torch.ones(2, 3)] * 2}, r"output\['layers'\]"),
+        ({"layers": [{"a": torch.ones(2)}, {"a": torch.ones(2)}]}, r"output\['layers'\]"),
+        ({"nothing": [None, None]}, r"output\['nothing'\]"),
+    ],
+)
+def test_a_list_that_can_be_read_in_two_ways_is_refused_by_name(output, path):
+    """With the way out: what is several outputs is returned as a tuple."""
+    collator, batch = batch_of([torch.ones(1), torch.ones(1)])
+    with pytest.raises(ValueError, match=f"{path} is a list of 2 .* for several outputs a tuple"):
+        collator.split(output, batch)
+
+
+def test_a_list_that_is_not_as_long_as_the_batch_is_several_outputs():
+    """As a tuple always is."""
+    collator, batch = batch_of([torch.ones(1), torch.ones(1)])
+    rows = torch.tensor([1, 2])
+    assert collator.split([rows, rows, rows], batch) == [[1, 1, 1], [2, 2, 2]]
+    assert collator.split((rows, rows), batch) == [(1, 1), (2, 2)]
+    assert collator.split({"layers": [(rows, rows)] * 3}, batch)[1] == {"layers": [(2, 2)] * 3}
+
+
+def test_what_is_replayed_is_made_of_tensors():
+    """A graph captures no others: they would be the first batch's for ever."""
+    with pytest.raises(TypeError, match="output is a str"):
+        mapped([{"label": "cat"}], torch.clone, strict=True)
+
+
 def test_parts_of_an_output_are_cut_as_they_are_named():
     """By a mapping; and what has not the padded length cannot be cut."""
     items = [torch.ones(3), torch.ones(1)]

@@ -6,6 +6,7 @@ import ast
 import builtins
 import inspect
 import json
+import math
 import os
 import re
 import runpy
@@ -219,7 +220,7 @@ def test_the_signature_in_the_reference_is_the_real_one():
     """It is written out there, since the overloads would fill a page."""
     reference = (DOCS / "reference.md").read_text(encoding="utf-8")
     written = re.search(r":: (open_batcher\(.*)", reference)[1]
-    namespace = {}
+    namespace = {"math": math}
     # Its types are names for readers: annotations, which are not looked up.
     source = f"from __future__ import annotations\ndef {written}: ..."
     exec(source, namespace)  # noqa: S102  one line of the reference

@@ -243,3 +243,9 @@ def test_an_exit_status_is_made_clean_for_uvicorn_alone(monkeypatch):
         assert blocked()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def test_a_dependency_that_was_not_made_says_how_it_is():
+    """FastAPI makes one of the class, which the handler takes for the batcher."""
+    with pytest.raises(AttributeError, match=r"has no 'infer'; .* write Depends\(Batcher"):
+        BatcherDependency().infer("text")  # as from Depends(BatcherDependency)

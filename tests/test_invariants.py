@@ -33,6 +33,9 @@ FOR_EVER = 1e6
 CANCELLED = "cancelled"
 
 GOOD, RAISES, RETURNS_ERROR, MISCOUNTS = "good", "raises", "returns an error", "miscounts"
+HANGS, EXITS, LAZY = "hangs", "exits", "exits when its result is looked at"
+# Longer than any run that does not hang.
+BATCH_TIMEOUT = 0.25
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,13 @@ class Item:
 
     number: int
     kind: str
+
+
+class Lazy(list):
+    """Results that cannot be looked at."""
+
+    def __iter__(self):
+        raise SystemExit
 
 
 class PoisonError(Exception):
@@ -91,14 +101,20 @@ def model_for(record: Record, callers: dict[int, Caller], fixed: float, per_item
         record.most_at_once = max(record.most_at_once, record.at_once)
         try:
             await host.sleep(fixed + per_item * len(items))
+            if any(item.kind == HANGS for item in items):
+                await host.sleep_forever()
         finally:
             record.at_once -= 1
         if any(item.kind == RAISES for item in items):
             raise PoisonError("raised")
+        if any(item.kind == EXITS for item in items):
+            raise SystemExit
         results: list[object] = [
             PoisonError(item.number) if item.kind == RETURNS_ERROR else ("result", item.number)
             for item in items
         ]
+        if any(item.kind == LAZY for item in items):
+            return Lazy(results)
         return results[1:] if any(item.kind == MISCOUNTS for item in items) else results
 
     return model
@@ -129,7 +145,8 @@ async def call(caller: Caller, batcher) -> None:
         if leaving.cancelled_caught or due.cancelled_caught:
             assert caller.outcome is None, "two outcomes"
             caller.outcome, caller.at = CANCELLED, host.current_time()
-            assert caller.at == start + min(caller.leaves, caller.deadline), "cancelled late"
+            left = start + min(caller.leaves, caller.deadline)
+            assert caller.at == pytest.approx(left, abs=1e-9), "cancelled late"
         nursery.cancel_scope.cancel()
 
 
@@ -154,6 +171,7 @@ async def run(scenario: dict) -> None:
                         max_batch_size=scenario["max_batch_size"],
                         max_delay=scenario["max_delay"],
                         max_queue_size=scenario["max_queue_size"],
+                        batch_timeout=BATCH_TIMEOUT,
                     ) as batcher:
                         for caller in callers:
                             nursery.start_soon(call, caller, batcher)  # noqa: ASYNC111
@@ -205,9 +223,9 @@ def check_outcomes(scenario: dict, record: Record) -> None:
                     item.number for item in caller.items if item.kind == RETURNS_ERROR
                 }
             case ModelError():
-                assert isinstance(outcome.__cause__, PoisonError)
+                assert isinstance(outcome.__cause__, PoisonError | SystemExit | TimeoutError)
                 # Its own fault; or everything the model was tried on failed alike.
-                assert RAISES in kinds or outcome.batch_size > 1
+                assert kinds & {RAISES, HANGS, EXITS, LAZY} or outcome.batch_size > 1
             case ResultCountError():
                 assert MISCOUNTS in mates
             case DeadlineUnreachable():
@@ -260,7 +278,9 @@ def check_statistics(callers: list[Caller], record: Record, seen) -> None:
 times = st.integers(0, 40).map(lambda n: n / 200)
 patience = st.one_of(st.just(math.inf), st.integers(0, 40).map(lambda n: n / 250))
 weights = st.sampled_from([1.0, 1.0, 4.0, 0.3])
-kinds = st.sampled_from([GOOD] * 8 + [RAISES, RAISES, RETURNS_ERROR, MISCOUNTS])
+kinds = st.sampled_from(
+    [GOOD] * 10 + [RAISES, RAISES, RETURNS_ERROR, MISCOUNTS, HANGS, EXITS, LAZY]
+)
 
 
 @st.composite

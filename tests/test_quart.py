@@ -67,7 +67,10 @@ async def test_a_handler_asks_the_extension(app):
 
     @app.get("/")
     async def handler():
-        return {"one": await counter.infer("abc"), "many": await counter.batcher.infer_many("ab")}
+        return {
+            "one": await counter.infer("abc"),
+            "many": await counter.batcher.infer_many(["a", "b"]),
+        }
 
     async with app.test_app() as running:
         response = await running.test_client().get("/")

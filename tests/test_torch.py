@@ -230,6 +230,36 @@ WRONG = {
 
 
 @on_hosts
+@pytest.mark.parametrize("boxes", [0, 1, 2, 8])
+async def test_a_detector_answers_each_image_with_its_own(boxes):
+    """A dict for each of eight images, also where there are as many boxes as images."""
+
+    def detector(images):
+        labels = [f"image {int(image[0])}" for image in images]
+        return [
+            {"boxes": image.expand(boxes, 4), "label": label}
+            for image, label in zip(images, labels, strict=True)
+        ]
+
+    images = [torch.full((4,), float(number)) for number in range(8)]
+    async with open_batcher(TorchModel(detector), max_batch_size=8, max_delay=30) as batcher:
+        outcomes = await outcomes_of(batcher, images)
+        assert batcher.statistics().batches == 1
+    for number, outcome in enumerate(outcomes):
+        assert outcome["label"] == f"image {number}"
+        assert outcome["boxes"].shape == (boxes, 4)
+        assert (outcome["boxes"] == number).all()
+
+
+@on_hosts
+async def test_an_output_that_can_be_read_in_two_ways_is_its_callers_error():
+    """It says which part of it, and how the module can say what it means."""
+    async with open_batcher(TorchModel(lambda batch: [batch]), max_batch_size=1) as batcher:
+        with pytest.raises(ModelError, match="output is a list of 1 for a batch of 1, as long by"):
+            await batcher.infer(torch.ones(4))
+
+
+@on_hosts
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize("place", [0, 31])
 async def test_a_wrong_item_is_refused_alone(wrong, place):

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Never, TypeVar
 
-from ._arguments import checked_weight
-from ._hosts import ki_protected
+from ._arguments import checked_items, checked_weight, refuse_unknown
+from ._errors import ItemError
+from ._hosts import LocalEvent, ki_protected
+from ._nesting import model_at_work
 from ._outcomes import Group, ShapedRequest, TimedRequest
 from ._queue import Request
 from ._timings import current_timings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
     from ._engine import Engine
     from ._errors import BatcherError
     from ._hosts import Event, Host
-    from ._shapes import Shapes
+    from ._nesting import Place, Work
+    from ._shapes import Shape, Shapes
     from ._statistics import BatcherStatistics
 
 __all__ = ["Batcher"]
@@ -24,6 +27,7 @@ __all__ = ["Batcher"]
 # Who may ask with any text, and wants any sequence, takes a batcher of objects that gives lists.
 T = TypeVar("T", contravariant=True)  # noqa: PLC0105  named as in every other room
 R = TypeVar("R", covariant=True)  # noqa: PLC0105
+V = TypeVar("V")
 
 
 class Batcher(Generic[T, R]):
@@ -35,6 +39,7 @@ class Batcher(Generic[T, R]):
     _host: Host
     _engine: Engine[T]
     _shapes: Shapes | None
+    _place: Place
     # What each request needs, looked up once.
     _now: Callable[[], float]
     _deadline: Callable[[], float]
@@ -42,7 +47,17 @@ class Batcher(Generic[T, R]):
     _park: Callable[[Request[T], Callable[[Request[T]], None]], Awaitable[Any]]
     _abandon: Callable[[Request[T]], None]
 
-    __slots__ = ("_abandon", "_deadline", "_engine", "_host", "_now", "_park", "_shapes", "_submit")
+    __slots__ = (
+        "_abandon",
+        "_deadline",
+        "_engine",
+        "_host",
+        "_now",
+        "_park",
+        "_place",
+        "_shapes",
+        "_submit",
+    )
 
     def __init__(self) -> None:
         raise TypeError(
@@ -50,11 +65,14 @@ class Batcher(Generic[T, R]):
         )
 
     @classmethod
-    def _of(cls, host: Host, engine: Engine[T], shapes: Shapes | None) -> Batcher[T, R]:
+    def _of(
+        cls, host: Host, engine: Engine[T], shapes: Shapes | None, place: Place
+    ) -> Batcher[T, R]:
         batcher: Batcher[T, R] = cls.__new__(cls)
         batcher._host = host
         batcher._engine = engine
         batcher._shapes = shapes
+        batcher._place = place
         batcher._now = host.now
         batcher._deadline = host.effective_deadline
         batcher._submit = engine.submit
@@ -63,7 +81,9 @@ class Batcher(Generic[T, R]):
         return batcher
 
     @ki_protected
-    async def infer(self, item: T, *, weight: float = 1.0) -> R:
+    async def infer(  # noqa: C901  each call that it makes costs every request
+        self, item: T, *, weight: float = 1.0, **_unknown: Never
+    ) -> R:
         """Return the model's result for one item, computed in a batch with others'.
 
         The request's deadline is the caller's own: that of the nearest cancel scope
@@ -87,20 +107,32 @@ class Batcher(Generic[T, R]):
 
         Raises:
             TypeError, ValueError: the weight is not a number from 1e-9 to 1e9, or the item's cost
-                not one above 0.
-            ItemError: the item costs more than ``max_batch_cost``, or is nothing the model takes.
+                none above 0, or its key cannot be hashed.
+            ItemError: the item costs nothing, or more than ``max_batch_cost``, or is nothing the
+                model takes.
             Overloaded: ``max_queue_size`` requests are waiting.
             DeadlineUnreachable: the deadline cannot be met; raised before it passes.
             ModelError: the model raises on this item, or on everything.
             ResultCountError: the model returned too many or too few results.
             BatcherClosed: the batcher's block has been left.
             BatcherCrashed: the batcher itself failed.
+            RuntimeError: it is called from outside of the event loop that it was opened in;
+                or by a model, its own say, that keeps it from ever being answered.
             Exception: what the model returned in this result's place, if that is an exception.
         """
-        if weight != 1.0:
-            weight = checked_weight(weight)
-        shape = None if self._shapes is None else self._shapes.of(item)
         deadline, now = self._deadline(), self._now()
+        if (work := model_at_work.get()) is not None:
+            return await self._nested(work, self.infer(item, weight=weight, **_unknown))
+        try:
+            if _unknown:
+                refuse_unknown("infer", _unknown)
+            if weight != 1.0:
+                weight = checked_weight(weight)
+            shape = None if self._shapes is None else self._shapes.of(item)
+        except Exception:
+            # Whoever is cancelled does not hear of it; and others run, however often this comes.
+            await self._host.checkpoint()
+            raise
         if deadline <= now:
             await self._host.checkpoint()
         timings = current_timings.get()
@@ -115,15 +147,20 @@ class Batcher(Generic[T, R]):
             self._engine.outcomes.timed = True
         refusal = self._submit(request)
         if refusal is not None:
-            await self._host.checkpoint()
-            raise refusal
+            try:
+                await self._host.checkpoint()
+                raise refusal
+            finally:
+                del refusal  # whose traceback has this frame, and that the item
         result: R = await self._park(request, self._abandon)
         if timings is not None and isinstance(request, TimedRequest):
             timings.add(request.started - now, self._now() - request.started)
         return result
 
     @ki_protected
-    async def infer_many(self, items: Iterable[T], *, weight: float = 1.0) -> list[R]:
+    async def infer_many(
+        self, items: Iterable[T], *, weight: float = 1.0, **_unknown: Never
+    ) -> list[R]:
         """Return the results for several items, in their order, after a single wait.
 
         They are separate requests that may share a batch, among themselves and with
@@ -133,28 +170,31 @@ class Batcher(Generic[T, R]):
         Cancellation: as for `infer`, for all of them.
 
         Args:
-            items: any number of inputs.
+            items: any number of inputs. An error that is about one of them says which.
             weight: of each of them, as for `infer`.
 
         Returns:
             As many results as items.
 
         Raises:
+            TypeError: ``items`` is a text, a mapping, a set or an async iterator.
             ValueError: there are more items than ``max_queue_size``, so that they could
                 never be queued together.
             Exception: as for `infer`.
         """
         host, engine = self._host, self._engine
-        weight = checked_weight(weight)
-        listed = list(items)
-        if len(listed) > engine.max_queue_size:
-            msg = (
-                f"infer_many was given {len(listed)} items, more than max_queue_size "
-                f"({engine.max_queue_size}) lets wait at a time; split them, or raise it"
-            )
-            raise ValueError(msg)
-        shapes = [None if self._shapes is None else self._shapes.of(item) for item in listed]
         deadline, now = host.effective_deadline(), host.now()
+        try:
+            refuse_unknown("infer_many", _unknown)
+            weight = checked_weight(weight)
+            listed = checked_items("items", items)
+            _check_room(len(listed), engine.max_queue_size)
+            shapes = [_shape(self._shapes, item, i) for i, item in enumerate(listed)]
+        except Exception:
+            await host.checkpoint()
+            raise
+        if listed and (work := model_at_work.get()) is not None:
+            return await self._nested(work, self.infer_many(listed, weight=weight))
         if deadline <= now or not listed:
             await host.checkpoint()
         if not listed:
@@ -164,12 +204,29 @@ class Batcher(Generic[T, R]):
             engine.outcomes.timed = True
         refusal = engine.submit_group(group)
         if refusal is not None:
-            await host.checkpoint()
-            raise refusal
+            try:
+                await host.checkpoint()
+                raise refusal
+            finally:
+                del refusal
+                group.dissolved()
         results: list[R] = await host.park(group, engine.outcomes.abandon_group)
         if timings is not None:
             timings.add(group.started - now, host.now() - group.started)
         return results
+
+    async def _nested(self, work: Work, call: Coroutine[Any, Any, V]) -> V:
+        refusal = work.call(self._place)
+        if refusal is not None:
+            call.close()
+            await self._host.checkpoint()
+            raise refusal
+        model_at_work.set(None)
+        try:
+            return await call
+        finally:
+            model_at_work.set(work)
+            work.hang_up(self._place)
 
     def statistics(self) -> BatcherStatistics:
         """Return a frozen snapshot of what waits, runs and has been done so far."""
@@ -182,4 +239,26 @@ class Batcher(Generic[T, R]):
         From then on every request raises `BatcherCrashed`, and so does leaving the
         block normally. A server joins it to what makes it stop: ``await batcher.failed.wait()``.
         """
-        return self._engine.failed
+        return LocalEvent(self._host, self._engine.failed)
+
+
+def _check_room(count: int, max_queue_size: float) -> None:
+    if count > max_queue_size:
+        raise ValueError(
+            f"infer_many was given {count} items, more than max_queue_size "
+            f"({max_queue_size}) lets wait at a time; split them, or raise it"
+        )
+
+
+def _shape(shapes: Shapes | None, item: Any, index: int) -> Shape | None:
+    """Return the shape of one of several items; what is wrong with it says which one it is."""
+    if shapes is None:
+        return None
+    try:
+        return shapes.of(item)
+    except ItemError as error:
+        part = f"items[{index}]: {error.part}"
+        raise ItemError(part, error.expected, error.got) from error.__cause__
+    except Exception as error:
+        error.add_note(f"for items[{index}] of infer_many")
+        raise

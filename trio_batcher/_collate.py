@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Collator", "mapped"]
 
+# Its name in messages.
+_OUTPUT = "output"
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -122,20 +125,23 @@ class Collator:
     def split(self, output: Any, batch: Batch) -> list[Any]:
         """Return a result for each row, given the module's output for the batch.
 
-        Results are views of the output where that is made of tensors.
+        Results are views of the output where that is made of tensors. A list with something else
+        than such tensors for each row is taken as it is.
 
         Raises:
             TypeError: there is something in the output that cannot be split.
             ValueError: a tensor in it has another number of rows, or is to be cut and does
-                not have the padded length.
+                not have the padded length; or a list can be read in two ways.
         """
-        return self._split(output, batch, "output", None)
+        return self._split(output, batch, _OUTPUT, None)
 
     def _split(self, output: Any, batch: Batch, path: str, name: Name | None) -> list[Any]:
         if isinstance(output, Tensor):
             return self._split_tensor(output, batch, path, name)
         if output is None:
             return [None] * len(batch.rows)
+        if isinstance(output, list) and _is_of_results(output, batch.size, path):
+            return output[: len(batch.rows)]
         children = _children(output, path)
         split = [
             self._split(child, batch, f"{path}{step}", key if name is None else name)
@@ -147,7 +153,7 @@ class Collator:
     def _split_tensor(
         self, output: Tensor, batch: Batch, path: str, name: Name | None
     ) -> list[Tensor]:
-        if not output.ndim or len(output) != batch.size:
+        if not _has_rows(output, batch.size):
             raise ValueError(
                 f"{path} is of shape {tuple(output.shape)} for a batch of {batch.size}: "
                 "the first dimension has to be the batch's"
@@ -166,13 +172,62 @@ class Collator:
         ]
 
 
-def mapped(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return an output with each tensor in it changed."""
+def _has_rows(tensor: Tensor, size: int) -> bool:
+    return tensor.ndim > 0 and len(tensor) == size
+
+
+def _is_of_results(output: list[Any], size: int, path: str) -> bool:
+    """Return whether a list has a result for each item, not an output for all of them each.
+
+    A detector returns a list of dicts, one for each image. Tensors can be either, and so can
+    what is inside a larger output, if all that is in it has the batch's size.
+
+    Raises:
+        ValueError: nobody can tell.
+    """
+    if len(output) != size:
+        return False
+    tensors = [each for each in output if isinstance(each, Tensor)]
+    if len(tensors) == size:
+        kinds = {(tensor.ndim, tensor.dtype) for tensor in tensors}
+        clear = len(kinds) == 1 and not all(_has_rows(tensor, size) for tensor in tensors)
+    else:
+        clear = not tensors and (path == _OUTPUT or not all(_can_be_split(e, size) for e in output))
+    if not clear:
+        raise ValueError(
+            f"{path} is a list of {size} for a batch of {size}, as long by chance or because it "
+            "has one result for each item. For the latter have the module return a list of dicts "
+            "and nothing around it, for several outputs a tuple"
+        )
+    return True
+
+
+def _can_be_split(output: Any, size: int) -> bool:
+    if isinstance(output, Tensor):
+        return _has_rows(output, size)
+    try:
+        return output is None or all(_can_be_split(e, size) for _, _, e in _children(output, ""))
+    except TypeError:
+        return False
+
+
+def mapped(output: Any, change: Callable[[Tensor], Tensor], *, strict: bool = False) -> Any:
+    """Return an output with each tensor in it changed.
+
+    Raises:
+        TypeError: there is something in it that no tensors can be found in, and it is ``strict``.
+    """
     if isinstance(output, Tensor):
         return change(output)
     if output is None:
         return None
-    children = [mapped(child, change) for _, _, child in _children(output, "output")]
+    try:
+        parts = _children(output, _OUTPUT)
+    except TypeError:
+        if strict:
+            raise
+        return output
+    children = [mapped(child, change, strict=strict) for _, _, child in parts]
     return _rebuilt_output(output, children)
 
 

@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
+from ._arguments import is_async
+
 __all__ = [
     "AsyncFunction",
     "BlockingFunction",
@@ -50,7 +52,7 @@ class InferenceModel(ABC, Generic[T, R_co]):
     Pass the class itself to `open_batcher`, or a `functools.partial` of it, and it is
     constructed in a worker thread while the batcher opens, so that loading weights
     never blocks the event loop. An instance is taken as it is. So are classes that do not
-    derive from this one but have its `infer`, and their instances that cannot be called.
+    derive from this one but have its `infer`, and their instances.
 
     A model that can prepare a batch while another one runs has a further method, which is then
     called in place of `infer`::
@@ -154,9 +156,7 @@ class ModelSource:
         is_class = isinstance(made_by, type) and _infers(made_by)
         self.factory: Callable[[], Infers[Any, Any]] | None = model if is_class else None
         self.model: Any = None if is_class else model
-        self.is_inference_model = is_class or (
-            isinstance(model, InferenceModel) or (not callable(model) and _infers(model))
-        )
+        self.is_inference_model = is_class or _infers(model)
         self.is_async = False
         self.keeper: Keeper | None = None
         if self.is_inference_model:
@@ -168,25 +168,53 @@ class ModelSource:
                         "thread; pass an async function as the model instead"
                     )
                     raise TypeError(msg)
+            if is_class:
+                _check_that_it_can_be_made(model, made_by.__name__)
         elif isinstance(model, type) or not callable(model):
             msg = (
                 "model must be a function list -> sequence (blocking or async), an "
                 f"InferenceModel, a subclass of it, or a sequence of those, not {model!r}"
             )
             raise TypeError(msg)
+        elif _is_torch_module(model):
+            msg = (
+                f"model must not be a torch module by itself, as {type(model).__name__} is: wrap "
+                "it in trio_batcher.torch.TorchModel, which makes a batch of tensors of a list of "
+                "inputs; or pass a function, if the module takes a list"
+            )
+            raise TypeError(msg)
         else:
-            self.is_async = _is_async(model)
+            self.is_async = is_async(model)
 
 
 def _infers(model: Any) -> bool:
-    return callable(getattr(model, "infer", None))
+    # What can be called has it from its class: an attribute may be anything there, as of a mock.
+    owner = type(model) if callable(model) and not isinstance(model, type) else model
+    return callable(getattr(owner, "infer", None))
 
 
-def _is_async(function: Any) -> bool:
-    if inspect.iscoroutinefunction(function):
-        return True
-    call = getattr(type(function), "__call__", None)  # noqa: B004  an object with an async __call__
-    return inspect.iscoroutinefunction(call)
+def _is_torch_module(model: Any) -> bool:
+    # By its name: torch need not be there.
+    return any(
+        (cls.__module__, cls.__qualname__) == ("torch.nn.modules.module", "Module")
+        for cls in type(model).__mro__
+    )
+
+
+def _check_that_it_can_be_made(factory: Callable[..., Any], name: str) -> None:
+    """Raise what its constructor lacks, if that can be known before it is called."""
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # it is not written in Python
+        return
+    try:
+        signature.bind()
+    except TypeError as error:
+        msg = (
+            f"model must be made without further arguments, but {name} has one more: {error}; "
+            f"pass functools.partial({name}, …)"
+        )
+        raise TypeError(msg) from None
 
 
 def as_sources(model: Any) -> list[ModelSource]:
@@ -211,7 +239,8 @@ def _distinct(replicas: Sequence[Any]) -> Iterator[Any]:
     # several times; an instance has one state and one worker.
     seen: set[int] = set()
     for replica in replicas:
-        if isinstance(replica, InferenceModel) or not callable(replica):
+        is_instance = not isinstance(replica, type) and _infers(replica)
+        if is_instance or not callable(replica):
             if id(replica) in seen:
                 msg = (
                     f"model lists the same instance twice: {replica!r}; two workers must "

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import math
+import operator
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
-from ._arguments import check_limits, check_shapes
+from ._arguments import (
+    check_limits,
+    check_shapes,
+    check_timeout,
+    checked_items,
+    refuse_unknown,
+)
 from ._batcher import Batcher
 from ._device import Device
 from ._engine import Engine
+from ._entry import Entry
 from ._errors import BatcherCrashed
 from ._hosts import current_host
 from ._interpreter import prompt_switching
 from ._lifecycle import loaded, warm_up
 from ._model import as_sources
+from ._nesting import Place
 from ._policy import Limits
 from ._process import in_processes
 from ._session import serving
@@ -26,13 +35,12 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeVar
 
-    from ._hosts import CapacityLimiter
+    from ._hosts import CapacityLimiter, Host
     from ._model import (
         AsyncFunction,
         BlockingFunction,
         Infers,
         Model,
-        ModelSource,
         Replica,
     )
 
@@ -60,6 +68,7 @@ def open_batcher(
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
     run_in: Literal["thread", "process"] = ...,
+    batch_timeout: float = ...,
 ) -> Opened[T, R]: ...
 @overload
 def open_batcher(
@@ -74,6 +83,7 @@ def open_batcher(
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
     run_in: Literal["thread", "process"] = ...,
+    batch_timeout: float = ...,
 ) -> Opened[T, R]: ...
 @overload
 def open_batcher(
@@ -88,6 +98,7 @@ def open_batcher(
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
     run_in: Literal["thread", "process"] = ...,
+    batch_timeout: float = ...,
 ) -> Opened[T, R]: ...
 @overload
 def open_batcher(
@@ -102,6 +113,7 @@ def open_batcher(
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
     run_in: Literal["thread", "process"] = ...,
+    batch_timeout: float = ...,
 ) -> Opened[T, R]: ...
 @overload
 def open_batcher(
@@ -116,6 +128,7 @@ def open_batcher(
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
     run_in: Literal["thread", "process"] = ...,
+    batch_timeout: float = ...,
 ) -> Opened[T, R]: ...
 def open_batcher(
     model: Any,
@@ -129,6 +142,8 @@ def open_batcher(
     limiter: CapacityLimiter | None = None,
     warmup: Iterable[Any] = (),
     run_in: Literal["thread", "process"] = "thread",
+    batch_timeout: float = math.inf,
+    **_unknown: Any,
 ) -> Opened[Any, Any]:
     """Put a model behind a `Batcher` for the length of an ``async with`` block.
 
@@ -139,7 +154,9 @@ def open_batcher(
     Leaving the block normally runs everything that was accepted first. Leaving it by an
     exception or a cancellation turns away what waits (`BatcherClosed`), cancels an async
     model's running batch, waits for a thread's, and lets that exception through as it is.
-    No task or thread of the batcher's is left afterwards.
+    Batches whose callers have all left are treated likewise in either case.
+    No task or thread of the batcher's is left afterwards, but for one that `batch_timeout` has
+    given up.
 
     Cancellation: opening is a checkpoint, and so is leaving. Cancelled while a model is
     being constructed, it waits for the constructor, which is in a thread, and closes the model.
@@ -163,37 +180,50 @@ def open_batcher(
             by what padding costs and what a further batch does. Called likewise.
         max_batch_cost: most that a batch may cost, in the same unit; needed with ``cost``.
         limiter: the capacity of the device, a `trio.CapacityLimiter`, or under asyncio an
-            `anyio.CapacityLimiter`. Each batch runs under one of its tokens. Batchers that
-            share a GPU share a limiter and take turns: between two batches a token is given
-            up if anybody else waits for it, and limiters serve first come, first served. So
-            nobody waits for more than one batch of each of the others, whatever their load.
-            By earliest deadline, one with tight deadlines would starve the others. Each
-            replica has turns of its own. By default each batcher has a limiter of its own
-            with a token for each replica.
+            `anyio.CapacityLimiter`, which will do under trio too. Each batch runs under one of
+            its tokens, in the warm-up as well. Batchers that share a GPU share a limiter and
+            take turns: between two batches a token is given up if anybody else waits for it, and
+            limiters serve first come, first served. So nobody waits for more than one batch of
+            each of the others, whatever their load. By earliest deadline, one with tight
+            deadlines would starve the others. Each replica has turns of its own. By default
+            each batcher has a limiter of its own with a token for each replica.
         warmup: inputs that are run, repeated as needed, in batches of 1, 2, 3, 5, 9, … up to
-            the maximum before the block starts, each size twice.
+            the maximum before the block starts, each size twice; those of each key by
+            themselves. What it has shown of the model's speed is in the log.
         run_in: ``"process"``: each model is made and run in a process of its own, which is
             spawned on entering and ends with the block, and with this process however that
             ends. Needs a class, or a `functools.partial` of one, that can be pickled, as well
             as the items and results; of those, arrays and tensors cross in shared memory.
             When a process dies it is replaced, and its batch run again, first as a whole,
             then bisected.
+        batch_timeout: longest that a run of the model may take, in seconds; `math.inf` for no
+            limit. An async model is cancelled then, a process killed and replaced; both as if the
+            model had raised a `TimeoutError`: the batch is bisected, so that an input that hangs
+            fails alone. A thread cannot be stopped: it is left behind, the callers of its batch
+            have a `ModelError`, and that replica is used no more; the last one's loss is a
+            `BatcherCrashed`.
 
     Returns:
-        An async context manager; entering it gives the `Batcher`.
+        An async context manager, to be entered once; that gives the `Batcher`.
 
     Raises:
-        TypeError: an argument has the wrong type; the message names it.
+        TypeError: an argument has the wrong type; the message names it. On entering, if the
+            limiter is another event loop's.
         ValueError: an argument has an impossible value; the message names both.
-        RuntimeError: on entering, if the event loop that runs is not a supported one.
+        RuntimeError: on entering, if the event loop that runs is not a supported one, or if it
+            was entered before; on leaving, if another loop runs, or on trio another task.
+        ThreadNotStarted: on entering, if the system has no thread to make a model in.
         ChildDied: on entering, if a model's process died before the model was made; on leaving,
             if it had to be killed.
         Exception: on entering, what a model's constructor raises, unwrapped.
         ModelError, ResultCountError: on entering, if the model fails on the warm-up.
         BatcherCrashed: on leaving normally, if the batcher itself failed.
     """
+    refuse_unknown("open_batcher", _unknown)
     sources = as_sources(model)
     check_limits(max_batch_size, max_delay, max_queue_size, limiter)
+    max_batch_size = operator.index(max_batch_size)
+    check_timeout(batch_timeout)
     check_shapes(key, cost, max_batch_cost)
     if run_in == "process":
         in_processes(sources)
@@ -203,23 +233,41 @@ def open_batcher(
     if key is not None or cost is not None:
         shapes = Shapes(key, cost, max_batch_cost or math.inf, max_batch_size)
     limits = Limits(max_batch_size, max_delay, len(sources), shapes)
-    return _open(sources, limits, max_queue_size, limiter, list(warmup))
+    items = checked_items("warmup", warmup)
+
+    def opened() -> AbstractAsyncContextManager[Batcher[Any, Any]]:
+        host = current_host()
+        devices: list[Device[Any]] = [
+            Device(source, limits.most, host, batch_timeout, number)
+            for number, source in enumerate(sources)
+        ]
+        block = _open(
+            host, devices, limits, max_queue_size=max_queue_size, limiter=limiter, warmup=items
+        )
+        return host.own_task(block)
+
+    return Entry(opened)
 
 
 @asynccontextmanager
 async def _open(
-    sources: Sequence[ModelSource],
+    host: Host,
+    devices: Sequence[Device[T]],
     limits: Limits,
+    *,
     max_queue_size: float,
     limiter: CapacityLimiter | None,
     warmup: Sequence[T],
 ) -> AsyncGenerator[Batcher[T, Any]]:
-    host = current_host()
-    devices: list[Device[T]] = [Device(source, limits.most, host) for source in sources]
+    place = Place(len(devices), limiter)
+    for device in devices:
+        device.place = place
     uses_threads = not all(device.is_async for device in devices)
+    if limiter is not None:
+        host.check_limiter(limiter)
     with (
         prompt_switching() if uses_threads else nullcontext(),
-        host.threads(len(devices)) if uses_threads else nullcontext(),
+        host.threads() if uses_threads else nullcontext(),
     ):
         capacity = host.limiter(len(devices)) if limiter is None else limiter
         async with loaded(host, devices, capacity):
@@ -229,8 +277,11 @@ async def _open(
             engine = Engine(
                 host, devices, limits=limits, max_queue_size=max_queue_size, limiter=limiter
             )
-            async with serving(host, engine):
-                yield Batcher._of(host, engine, limits.shapes)  # noqa: SLF001  its constructor, for here only
+            try:
+                async with serving(host, engine):
+                    yield Batcher._of(host, engine, limits.shapes, place)  # noqa: SLF001  its constructor, for here only
+            finally:
+                engine.outcomes.log_rejections()
             if engine.failure is not None:
                 msg = f"the batcher itself failed: {engine.failure!r}"
                 raise BatcherCrashed(msg) from engine.failure

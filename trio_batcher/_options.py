@@ -30,3 +30,4 @@ class BatcherOptions(TypedDict, Generic[T], total=False):
     limiter: CapacityLimiter | None
     warmup: Sequence[T]
     run_in: Literal["thread", "process"]
+    batch_timeout: float

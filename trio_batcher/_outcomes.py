@@ -6,8 +6,9 @@ mark of who still waits: whoever answers a caller, or sees it leave, sets it to 
 
 from __future__ import annotations
 
+import logging
+import math
 from collections import Counter
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._bisection import Failure
@@ -40,6 +41,11 @@ __all__ = [
 
 T = TypeVar("T")
 
+_logger = logging.getLogger("trio_batcher")
+
+# Seconds between two lines in the log about rejections.
+_LOG_EVERY = 1.0
+
 _REASONS: dict[type[BatcherError], RejectionReason] = {
     Overloaded: "overloaded",
     DeadlineUnreachable: "deadline",
@@ -48,10 +54,13 @@ _REASONS: dict[type[BatcherError], RejectionReason] = {
 }
 
 
-def closing_error(failure: BaseException | None) -> BatcherClosed | BatcherCrashed:
+def closing_error(
+    failure: BaseException | None, *, ended: bool = False
+) -> BatcherClosed | BatcherCrashed:
     """Return what a request gets that comes too late, or after the batcher's own failure."""
     if failure is None:
-        return BatcherClosed("the batcher's block is being left: no further requests")
+        state = "closed: its async with block has" if ended else "closing: its async with block is"
+        return BatcherClosed(f"the batcher is {state} {'been' if ended else 'being'} left")
     error = BatcherCrashed(f"the batcher itself failed: {failure!r}")
     error.__cause__ = failure
     return error
@@ -141,6 +150,11 @@ class Group(Generic[T]):
         self.results: list[Any] = [None] * len(items)
         self.missing = len(items)
 
+    def dissolved(self) -> list[Request[T]]:
+        """Return its requests, when there is nothing more to come: they and it are a cycle."""
+        requests, self.requests = self.requests, []
+        return requests
+
 
 class Outcomes(Generic[T]):
     """Answers callers and keeps count.
@@ -160,12 +174,21 @@ class Outcomes(Generic[T]):
         self.failed = 0
         self.cancelled = 0
         self.rejected: Counter[RejectionReason] = Counter()
+        # What the log knows of it, since when, and when it may be told more.
+        self._logged: Counter[RejectionReason] = Counter()
+        self._logged_at, self._log_at = math.nan, -math.inf
 
     def refused(self, error: BatcherError, count: int) -> BatcherError:
         """Count requests that were not even queued, and return the error."""
         self.refused_at_once += count
         self.rejected[_REASONS[type(error)]] += count
+        self._log_some()
         return error
+
+    def missing(self, accepted: int) -> int:
+        """Return how many requests have no outcome yet, given how many were ever queued."""
+        settled = self.completed + self.failed + self.cancelled + sum(self.rejected.values())
+        return accepted + self.refused_at_once - settled
 
     def deliver(self, batch: Sequence[Request[T]], outcomes: Sequence[Any], started: float) -> None:
         """Answer the callers of a batch that are still there; it was started at that time."""
@@ -192,9 +215,34 @@ class Outcomes(Generic[T]):
         self, requests: Iterable[Request[T]], error: Callable[[Request[T]], BatcherError]
     ) -> None:
         """Raise an error of its own in the caller of each request, if it is still there."""
+        settled = 0
         for request in requests:
             refusal = error(request)
-            self.rejected[_REASONS[type(refusal)]] += self._wake_with_error(request, refusal)
+            count = self._wake_with_error(request, refusal)
+            self.rejected[_REASONS[type(refusal)]] += count
+            settled += count
+        if settled:
+            self._log_some()
+
+    def _log_some(self) -> None:
+        if self._host.now() >= self._log_at:
+            self.log_rejections()
+
+    def log_rejections(self) -> None:
+        """Have the log say how many were turned away since it last did so, if any were."""
+        news = self.rejected - self._logged
+        if not news:
+            return
+        now = self._host.now()
+        since = "" if math.isnan(self._logged_at) else f" in the last {now - self._logged_at:.3g} s"
+        reasons = ", ".join(f"{count} ({reason})" for reason, count in news.most_common())
+        _logger.warning("requests turned away%s: %s", since, reasons)
+        self._logged = self.rejected.copy()
+        self._logged_at, self._log_at = now, now + _LOG_EVERY
+
+    def refuse(self, requests: Sequence[Request[T]], now: float) -> None:
+        """Tell the callers of each that its deadline cannot be met, as of some time."""
+        self.reject(requests, lambda request: DeadlineUnreachable(request.deadline - now))
 
     def abandon(self, request: Request[T]) -> None:
         """Forget a request whose caller left."""
@@ -206,7 +254,7 @@ class Outcomes(Generic[T]):
         """Forget all of a group's requests that have no outcome yet."""
         group.caller = None
         self.cancelled += group.missing
-        self._discard(group.requests)
+        self._discard(group.dissolved())
 
     # Both return how many requests they settled: none, if the caller has gone.
 
@@ -217,6 +265,7 @@ class Outcomes(Generic[T]):
         group.missing -= 1
         if not group.missing:
             caller, group.caller = group.caller, None
+            group.dissolved()
             self._host.wake(caller, group.results)
         return 1
 
@@ -243,28 +292,28 @@ class Outcomes(Generic[T]):
         busy: tuple[float, ...],
         reruns: int,
         restarts: int,
+        running_for: tuple[float, ...],
         latency: tuple[LatencyFit | None, ...],
     ) -> BatcherStatistics:
         """Return the statistics, given what the queue and the devices have to say."""
         rejected: dict[RejectionReason, int] = {
             reason: self.rejected[reason] for reason in _REASONS.values()
         }
-        submitted = accepted + self.refused_at_once
-        settled = self.completed + self.failed + self.cancelled + sum(rejected.values())
         return BatcherStatistics(
             waiting=waiting,
-            running=submitted - waiting - settled,
+            running=self.missing(accepted) - waiting,
             peak_waiting=peak_waiting,
-            submitted=submitted,
+            submitted=accepted + self.refused_at_once,
             completed=self.completed,
             failed=self.failed,
             cancelled=self.cancelled,
-            rejected=MappingProxyType(rejected),
+            rejected=rejected,
             batches=sum(batch_sizes.values()),
             reruns=reruns,
             restarts=restarts,
             items=sum(size * count for size, count in batch_sizes.items()),
-            batch_sizes=MappingProxyType(dict(sorted(batch_sizes.items()))),
+            batch_sizes=dict(sorted(batch_sizes.items())),
             busy=busy,
             latency=latency,
+            running_for=running_for,
         )

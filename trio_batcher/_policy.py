@@ -52,6 +52,11 @@ class Limits:
         """The largest size, or load, that a latency model has to know."""
         return self.shapes.most if self.shapes else self.max_batch_size
 
+    def size(self, batch: Sequence[Request[Any]]) -> float:
+        """Return how large a run of it is: how many, each as dear as the dearest."""
+        dearest = max([request.shape.cost if request.shape else 1.0 for request in batch])
+        return len(batch) * dearest
+
     def load(self, batch: Sequence[Request[Any]]) -> int:
         """Return what a latency model has a batch under: its size, or its load."""
         if self.shapes is None:

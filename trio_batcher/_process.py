@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._child import Kind
 from ._errors import ChildDied, DeviceLost
+from ._results import not_sent
 from ._shared import NOTHING, new_block, pack, unpack
 from ._spawned import Child
 
@@ -160,7 +161,7 @@ class Keeper:
             packed = pack(inputs)
         except Exception as exc:
             msg = f"the inputs cannot be sent to the model's process: {exc}"
-            raise TypeError(msg) from exc
+            raise not_sent(msg) from exc
         if self._child is None or self._bell is None:
             raise DeviceLost("the model's process is not there")
         try:

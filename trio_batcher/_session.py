@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from ._hosts import TaskLost
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
@@ -16,7 +18,10 @@ __all__ = ["serving"]
 
 @asynccontextmanager
 async def serving(host: Host, engine: Engine[Any]) -> AsyncGenerator[None]:
-    """Serve inside the block; drain when it ends normally, abort when it does not."""
+    """Serve inside the block; drain when it ends normally, abort when it does not.
+
+    A block that has lost its task is the engine's failure.
+    """
     failure: BaseException | None = None
     async with host.open_nursery() as nursery:
         nursery.start_soon(engine.serve)  # noqa: ASYNC113  it says when, below
@@ -28,7 +33,10 @@ async def serving(host: Host, engine: Engine[Any]) -> AsyncGenerator[None]:
             engine.close()
             await engine.ended.wait()
         except BaseException as exc:  # noqa: BLE001, ASYNC103  raised again below
-            failure = exc
+            if isinstance(exc, TaskLost):
+                engine.crash(exc)
+            else:
+                failure = exc
             engine.abort()
             if engine.begun.is_set():
                 with host.shield():

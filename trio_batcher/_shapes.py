@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._arguments import checked_cost
+from ._arguments import checked_cost, checked_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -59,11 +59,11 @@ class Shapes:
         """Return an item's shape.
 
         Raises:
-            TypeError, ValueError: it has none, or costs more than a batch may.
+            TypeError, ValueError: it has none.
+            ItemError: it costs nothing, or more than a batch may.
             Exception: what the user's functions raise.
         """
-        key = None if self.key is None else self.key(item)
-        hash(key)
+        key = None if self.key is None else checked_key(self.key(item))
         if self.cost is None:
             return Shape(key, 1.0)
         return Shape(key, self.rounded(checked_cost(self.cost(item), self.max_batch_cost)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,10 +15,32 @@ __all__ = ["BatcherStatistics", "RejectionReason"]
 RejectionReason: TypeAlias = Literal["overloaded", "deadline", "closed", "crashed"]
 """Why a request was turned away: a key of `BatcherStatistics.rejected`."""
 
+K = TypeVar("K")
+
+
+class _Counts(dict[K, int]):
+    """A dict that stays as it is: it can be hashed, and JSON and pickles know it."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("a snapshot cannot be changed: make a dict of it")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict(self),)
+
 
 @dataclass(frozen=True, slots=True)
 class BatcherStatistics:
     """A snapshot of a batcher; see `Batcher.statistics`.
+
+    It can be pickled, copied and hashed; `dataclasses.asdict` makes of it what `json` can write.
 
     It adds up: ``submitted == waiting + running + completed + failed + cancelled +
     sum(rejected.values())``. Items count, not calls: a `Batcher.infer_many` of ten
@@ -42,6 +64,7 @@ class BatcherStatistics:
         busy: for each device the seconds its model has spent running.
         latency: for each device the line fitted through its batches, or `None` before
             the first one.
+        running_for: for how many seconds each device has been at its batch; 0 if it has none.
     """
 
     waiting: int
@@ -59,3 +82,9 @@ class BatcherStatistics:
     batch_sizes: Mapping[int, int]
     busy: tuple[float, ...]
     latency: tuple[LatencyFit | None, ...]
+    running_for: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Have nobody change what is counted in it."""
+        object.__setattr__(self, "rejected", _Counts(self.rejected))
+        object.__setattr__(self, "batch_sizes", _Counts(self.batch_sizes))

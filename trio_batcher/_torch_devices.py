@@ -208,4 +208,5 @@ class _Graph:
             mine.copy_(tensor)
         self._graph.replay()
         # The next replay, on this stream too, writes over it.
-        return mapped(self._output, Tensor.clone)
+        # Anything but a tensor is what it was when the call was captured.
+        return mapped(self._output, Tensor.clone, strict=True)

@@ -8,7 +8,7 @@ it to handlers, and `trio_batcher.asgi.BatcherMiddleware` answers its errors.
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, Unpack
 
 from ._batcher import Batcher
 from ._exit_status import clean_exit_status
@@ -110,6 +110,15 @@ class BatcherDependency:
             )
             raise RuntimeError(msg)  # noqa: TRY004  not an argument's type
         return batcher
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Say what was meant: FastAPI makes one of a class, which is then the handler's."""
+        raise AttributeError(
+            f"a BatcherDependency has no {name!r}; for the batcher write "
+            'Depends(BatcherDependency("batcher")) or Depends(get_batcher)',
+            name=name,
+            obj=self,
+        )
 
 
 get_batcher: BatcherDependency = BatcherDependency()

@@ -23,10 +23,14 @@ __all__ = [
     "Doorbell",
     "Event",
     "Host",
+    "LocalEvent",
     "Nursery",
     "Sleeper",
+    "TaskLost",
     "current_host",
+    "elsewhere",
     "ki_protected",
+    "refuse_limiter_of",
 ]
 
 S = TypeVar("S", bound="Sleeper")
@@ -64,6 +68,26 @@ class LimiterStatistics(Protocol):
         ...
 
 
+class LocalEvent:
+    """An event that any thread may ask, and that only tasks of the host's loop may wait for."""
+
+    __slots__ = ("_event", "_host")
+
+    def __init__(self, host: Host, event: Event) -> None:
+        self._host, self._event = host, event
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def set(self) -> None:
+        self._host.effective_deadline()
+        self._event.set()
+
+    async def wait(self) -> None:
+        self._host.effective_deadline()
+        await self._event.wait()
+
+
 class CapacityLimiter(Protocol):
     """A device's capacity; `trio.CapacityLimiter` is one."""
 
@@ -81,7 +105,13 @@ class CapacityLimiter(Protocol):
 
 
 class CancelScope(Protocol):
-    """A cancel scope to be entered with ``with``."""
+    """A cancel scope to be entered with ``with``.
+
+    Attributes:
+        deadline: when it is cancelled, as an absolute time.
+    """
+
+    deadline: float
 
     def cancel(self) -> None:
         """Cancel what runs inside, also if it is entered only later."""
@@ -126,7 +156,13 @@ class Host(Protocol):
         ...
 
     def effective_deadline(self) -> float:
-        """Return when the current task will be cancelled: -inf if it is already."""
+        """Return when the current task will be cancelled: -inf if it is already.
+
+        Every call of a batcher begins with it.
+
+        Raises:
+            RuntimeError: it is not one of this loop's tasks.
+        """
         ...
 
     def checkpoint(self) -> Awaitable[None]:
@@ -165,6 +201,10 @@ class Host(Protocol):
         """Return a new limiter, for at most so many calls of `in_thread` at a time."""
         ...
 
+    def check_limiter(self, limiter: CapacityLimiter) -> None:
+        """Raise a `TypeError` if that is a limiter for another event loop."""
+        ...
+
     def open_nursery(self) -> AbstractAsyncContextManager[Nursery]:
         """Open a nursery."""
         ...
@@ -173,22 +213,87 @@ class Host(Protocol):
         """Return a scope that cancellations from outside do not get through."""
         ...
 
-    def threads(self, most: int) -> AbstractContextManager[None]:
-        """Have worker threads for ``most`` calls of `in_thread` at a time, inside the block."""
+    def own_task(
+        self, manager: AbstractAsyncContextManager[V]
+    ) -> AbstractAsyncContextManager[V, None]:
+        """Have a block that can be left by another task than has entered it, where that is done.
+
+        What it raises, and what leaves it, passes as it is.
+
+        Raises:
+            TaskLost: its task was cancelled. Inside the block, ``manager`` is left with that.
+            RuntimeError: it is left where it cannot be.
+        """
+        ...
+
+    def move_on_after(self, seconds: float) -> AbstractContextManager[object]:
+        """Return a scope to be entered now, that is cancelled when it has taken so long."""
+        ...
+
+    def threads(self) -> AbstractContextManager[None]:
+        """Have worker threads for `in_thread` inside the block; all but abandoned ones end then."""
         ...
 
     async def in_thread(
-        self, function: Callable[..., V], *args: Any, limiter: CapacityLimiter
+        self,
+        function: Callable[..., V],
+        *args: Any,
+        limiter: CapacityLimiter,
+        abandonable: bool = False,
     ) -> V:
         """Run ``function(*args)`` in a worker thread that holds one of the limiter's tokens.
 
-        Cancellable until the thread has started, not afterwards.
+        Cancellable until the thread has started; afterwards only if it is ``abandonable``. Then
+        the token is given back at once, and the thread is left to itself: what it returns or
+        raises is dropped, and neither the block nor the interpreter waits for it.
+
+        Raises:
+            ThreadNotStarted: the system has no thread.
         """
         ...
 
     def call(self, model: Callable[[Any], Awaitable[V]], inputs: Any) -> Awaitable[V]:
         """Await an async model. Only a cancellation of this task leaves as one."""
         ...
+
+    def is_no_models(self, error: BaseException) -> bool:
+        """Return whether what came out of `call` ends this task, or the program, on purpose.
+
+        A cancellation that is not one for sure comes again at the next checkpoint.
+        """
+        ...
+
+
+class TaskLost(RuntimeError):
+    """The task that the batcher lives in was cancelled, and not by whoever opened it."""
+
+    def __init__(self) -> None:
+        super().__init__("the task that the batcher lives in was cancelled by somebody else")
+
+
+def elsewhere(what: str = "called") -> RuntimeError:
+    """Return what somebody gets who is no task of the batcher's event loop."""
+    return RuntimeError(
+        f"the batcher was opened in an event loop, and is {what} from outside of it: from another "
+        "loop, from a thread, or from no task at all. Have its own loop make the call, as the "
+        'page "Calling from threads" says, docs/threads.md'
+    )
+
+
+def refuse_limiter_of(library: str, limiter: object, right: str) -> None:
+    """Raise a `TypeError` if a limiter, or what it derives from, is of that library's making.
+
+    Args:
+        library: as modules are called, such as ``_asyncio``.
+        limiter: what the user passed.
+        right: what it should have been.
+    """
+    for cls in type(limiter).__mro__:
+        if library in cls.__module__.split("."):
+            raise TypeError(
+                f"limiter must be {right} in the event loop that runs here, not {limiter!r}, "
+                "which is for another one"
+            )
 
 
 def current_host() -> Host:
