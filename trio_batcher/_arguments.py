@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import operator
 from collections.abc import AsyncIterable, Hashable, Iterable, Mapping, Set as AbstractSet
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ._errors import ItemError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "check_limits",
@@ -20,7 +24,11 @@ __all__ = [
     "checked_weight",
     "is_async",
     "refuse_unknown",
+    "with_hints",
 ]
+
+P = ParamSpec("P")
+V = TypeVar("V")
 
 # Sums and ratios of weights stay far from what a float cannot hold.
 _LIGHTEST, _HEAVIEST = 1e-9, 1e9
@@ -169,6 +177,18 @@ def refuse_unknown(function: str, names: Iterable[str]) -> None:
         hint = _ELSEWHERE.get((function, name)) or _ELSEWHERE.get(("", name))
         story = f"{function} has no argument {name!r}"
         raise TypeError(story if hint is None else f"{story}: {hint}")
+
+
+def with_hints(function: Callable[P, V]) -> Callable[P, V]:
+    """Have a function say more of keyword arguments that it does not have than Python would."""
+    known = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def hinted(*args: P.args, **kwargs: P.kwargs) -> V:
+        refuse_unknown(function.__name__, [name for name in kwargs if name not in known])
+        return function(*args, **kwargs)
+
+    return hinted
 
 
 def checked_weight(weight: float) -> float:

@@ -11,7 +11,7 @@ from ._arguments import (
     check_limits,
     check_shapes,
     checked_items,
-    refuse_unknown,
+    with_hints,
 )
 from ._batcher import Batcher
 from ._device import Device
@@ -104,6 +104,7 @@ def open_batcher(
     warmup: Iterable[T] = ...,
     run_in: Literal["thread", "process"] = ...,
 ) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
+@with_hints
 def open_batcher(
     model: Any,
     *,
@@ -116,7 +117,6 @@ def open_batcher(
     limiter: CapacityLimiter | None = None,
     warmup: Iterable[Any] = (),
     run_in: Literal["thread", "process"] = "thread",
-    **_unknown: Any,
 ) -> AbstractAsyncContextManager[Batcher[Any, Any]]:
     """Put a model behind a `Batcher` for the length of an ``async with`` block.
 
@@ -183,7 +183,6 @@ def open_batcher(
         ModelError, ResultCountError: on entering, if the model fails on the warm-up.
         BatcherCrashed: on leaving normally, if the batcher itself failed.
     """
-    refuse_unknown("open_batcher", _unknown)
     sources = as_sources(model)
     check_limits(max_batch_size, max_delay, max_queue_size, limiter)
     max_batch_size = operator.index(max_batch_size)
