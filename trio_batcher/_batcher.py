@@ -107,7 +107,7 @@ class Batcher(Generic[T, R]):
             shape = None if self._shapes is None else self._shapes.of(item)
         except Exception:
             # Whoever is cancelled does not hear of it; and others run, however often this comes.
-            await self._host.checkpoint()
+            await self._host.checkpoint()  # noqa: ASYNC120
             raise
         if deadline <= now:
             await self._host.checkpoint()
@@ -167,7 +167,7 @@ class Batcher(Generic[T, R]):
             _check_room(len(listed), engine.max_queue_size)
             shapes = [_shape(self._shapes, item, i) for i, item in enumerate(listed)]
         except Exception:
-            await host.checkpoint()
+            await host.checkpoint()  # noqa: ASYNC120
             raise
         if deadline <= now or not listed:
             await host.checkpoint()
