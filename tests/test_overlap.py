@@ -354,7 +354,7 @@ async def test_two_batches_are_launched_and_both_counted_as_running():
     async with open_batcher(model, max_batch_size=2, warmup=[0]) as batcher:
         await shut(model)
         async with host.open_nursery() as nursery:
-            nursery.start_soon(batcher.infer_many, "abcde")
+            nursery.start_soon(batcher.infer_many, list("abcde"))
             await model.collected()
             assert model.log == [("launch", ["a", "b"]), ("launch", ["c", "d"])]
             statistics = batcher.statistics()
@@ -471,7 +471,7 @@ async def test_a_caller_that_leaves_leaves_the_batches_to_the_others():
         await shut(model)
 
         async def call(items):
-            answers.extend(await batcher.infer_many(items))
+            answers.extend(await batcher.infer_many([*items]))
 
         scope = host.CancelScope()
 

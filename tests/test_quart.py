@@ -67,7 +67,8 @@ async def test_a_handler_asks_the_extension(app):
 
     @app.get("/")
     async def handler():
-        return {"one": await counter.infer("abc"), "many": await counter.batcher.infer_many("ab")}
+        many = await counter.batcher.infer_many(["a", "b"])
+        return {"one": await counter.infer("abc"), "many": many}
 
     async with app.test_app() as running:
         response = await running.test_client().get("/")
