@@ -29,13 +29,14 @@ FLOORS = [
     {"_bisection", "_hosts", "_interpreter", "_model", "_policy", "_spawned"}
     | {"_deadline_headers", "_exit_status", "_entry", "_inbox", "_problems"}
     | {"_statistics", "_torch_devices"},
-    {"_child", "_collate", "_packing", "_results"},
+    {"_child", "_collate", "_packing"},
     {"_selection"},
     {"_items", "_latency", "_memory", "_queue"},
     {"_lane"},
     {"_shapes"},
     {"_arguments"},
-    {"_delivery", "_errors", "_fitting", "_padding", "_planning", "_shared"} | {"_timings"},
+    {"_delivery", "_errors", "_fitting", "_padding", "_planning", "_results", "_shared"}
+    | {"_timings"},
 ]
 FLOOR_OF = {room: depth for depth, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -188,12 +188,14 @@ def checked(results: Any, size: int) -> list[Any]:
             if isinstance(value, _NO_RESULTS):
                 values[i] = _in_place(value)
     except BaseException as exc:  # noqa: BLE001, ASYNC103  told to the callers, each by its own
-        _let_go(exc)
+        _leave_us_out(exc)
         return [_unusable(exc, size) for _ in range(size)]  # noqa: ASYNC104
     if len(values) != size:
         return [Failure(ResultCountError(size, len(values))) for _ in range(size)]
     return values
 
+
+_OURS = frozenset({__name__, listed.__module__})
 
 # What is looked at twice if it stands in a result's place: exceptions, and classes of them.
 _NO_RESULTS = BaseException, type
@@ -223,6 +225,14 @@ def _unusable(error: BaseException, size: int) -> Failure:
     failure = ModelError(f"the model's results cannot be used: {_text(error)}", batch_size=size)
     failure.__cause__ = error
     return Failure(failure)
+
+
+def _leave_us_out(error: BaseException) -> None:
+    """Have a traceback begin with the model's own code: our frames hold all the results."""
+    while error.__traceback__ is not None:
+        if error.__traceback__.tb_frame.f_globals.get("__name__") not in _OURS:
+            return
+        error.__traceback__ = error.__traceback__.tb_next
 
 
 def _let_go(error: BaseException | None) -> None:
