@@ -11,7 +11,13 @@ import sniffio
 from hypothesis import given, strategies as st
 
 from trio_batcher import Batcher, InferenceModel, ItemError, open_batcher
-from trio_batcher._arguments import check_limits, check_shapes, checked_cost, checked_weight
+from trio_batcher._arguments import (
+    check_limits,
+    check_shapes,
+    checked_cost,
+    checked_key,
+    checked_weight,
+)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +79,30 @@ def test_a_wrong_cost_is_refused(cost, error, story):
     """With what it was."""
     with pytest.raises(error, match=story):
         checked_cost(cost, 1000.0)
+
+
+@pytest.mark.parametrize("checked", [checked_key, lambda value: checked_cost(value, 1.0)])
+def test_what_is_to_be_awaited_is_neither_a_key_nor_a_cost(checked):
+    """Whatever it is; a coroutine is closed, so that nothing complains of it later."""
+
+    class Awaitable:
+        def __await__(self):
+            raise AssertionError
+
+    async def later():
+        raise AssertionError
+
+    for value in (Awaitable(), later()):
+        with pytest.raises(
+            TypeError, match="must return its value, not an awaitable: it is called"
+        ):
+            checked(value)
+
+
+@pytest.mark.parametrize("key", [None, 3, "x", (1, "x"), frozenset({1}), math.nan])
+def test_any_key_that_can_be_hashed_is_one(key):
+    """It is given back as it is."""
+    assert checked_key(key) is key
 
 
 def test_costs_that_can_be_are_not_complained_about():

@@ -140,7 +140,8 @@ def _fill(outcomes: list[Any], segment: Sequence[int], values: list[Any]) -> Non
 
 def _model_failure(error: BaseException, batch_size: int) -> Failure:
     where = "this input alone" if batch_size == 1 else f"all of a batch of {batch_size}"
-    story = f"the model failed on {where}: {_text(error)}{advice(error)}"
+    text = _text(error)
+    story = f"the model failed on {where}: {text}{advice(error, text)}"
     if is_not_sent(error):
         story = f"the model was not run on {where}: {error}"
     failure = ModelError(story, batch_size=batch_size)
@@ -156,7 +157,7 @@ def _unshared(error: Exception) -> Exception:
         return error
     twin: Exception | None = None
     # A class that cannot be copied is no reason not to tell the caller.
-    with suppress(Exception):
+    with suppress(BaseException):
         twin = copy.copy(error)
         # Its constructor may have made other ones of them; and notes are added to each by itself.
         twin.args = error.args
@@ -185,7 +186,8 @@ def checked(results: Any, size: int) -> list[Any]:
     try:
         values = listed(results, size)
         for i, value in enumerate(values):
-            if isinstance(value, _NO_RESULTS):
+            # Not isinstance, which asks the value itself: it would fail for the others as well.
+            if issubclass(type(value), _NO_RESULTS):
                 values[i] = _in_place(value)
     except BaseException as exc:  # noqa: BLE001, ASYNC103  told to the callers, each by its own
         _leave_us_out(exc)
@@ -247,5 +249,7 @@ def _let_go(error: BaseException | None) -> None:
         if each is None or id(each) in seen:
             continue
         seen.add(id(each))
-        each.__traceback__ = None
-        rest += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
+        BaseException.with_traceback(each, None)
+        rest += [each.__cause__, each.__context__]
+        if isinstance(each, BaseExceptionGroup):
+            rest += each.exceptions
