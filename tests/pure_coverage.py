@@ -27,6 +27,7 @@ ROOMS = [
     "memory",
     "padding",
     "planning",
+    "results",
     "statistics",
 ]
 

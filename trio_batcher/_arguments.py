@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 import operator
-from collections.abc import AsyncIterable, Hashable, Iterable, Mapping, Set as AbstractSet
+from collections.abc import AsyncIterable, Hashable, Iterable, Mapping, Set as AbstractSet, Sized
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -35,7 +35,7 @@ _LIGHTEST, _HEAVIEST = 1e-9, 1e9
 
 _AT_ONCE = "it is called in the event loop for each item, and has to return at once"
 
-# Most characters of a value in a message.
+# What is longer than that is not shown in a message.
 _LONGEST = 80
 
 _SCOPE = (
@@ -167,8 +167,9 @@ def checked_items(name: str, items: Any) -> list[Any]:
 
 
 def _kind(thing: object) -> str:
-    text = repr(thing)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({type(thing).__name__})"
+    if isinstance(thing, Sized) and len(thing) > _LONGEST:
+        return f"a {type(thing).__name__} of {len(thing)}"
+    return repr(thing)
 
 
 def refuse_unknown(function: str, names: Iterable[str]) -> None:
