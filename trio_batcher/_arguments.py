@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 import operator
-from collections.abc import AsyncIterable, Hashable, Iterable, Mapping, Set as AbstractSet, Sized
+from collections.abc import AsyncIterable, Hashable, Iterable, Mapping, Set as AbstractSet
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -34,6 +34,9 @@ V = TypeVar("V")
 _LIGHTEST, _HEAVIEST = 1e-9, 1e9
 
 _AT_ONCE = "it is called in the event loop for each item, and has to return at once"
+
+# What would come apart into several items in a way that nobody meant.
+_NOT_SEVERAL = str, bytes, bytearray, Mapping, AbstractSet
 
 # What is longer than that is not shown in a message.
 _LONGEST = 80
@@ -150,7 +153,7 @@ def checked_items(name: str, items: Any) -> list[Any]:
             f"collect it first, [item async for item in {name}]"
         )
     if (
-        isinstance(items, str | bytes | bytearray | Mapping | AbstractSet)
+        isinstance(items, _NOT_SEVERAL)
         or not (isinstance(items, Iterable) or hasattr(items, "__getitem__"))
         or getattr(items, "shape", None) == ()
     ):
@@ -167,7 +170,7 @@ def checked_items(name: str, items: Any) -> list[Any]:
 
 
 def _kind(thing: object) -> str:
-    if isinstance(thing, Sized) and len(thing) > _LONGEST:
+    if isinstance(thing, _NOT_SEVERAL) and len(thing) > _LONGEST:
         return f"a {type(thing).__name__} of {len(thing)}"
     return repr(thing)
 
