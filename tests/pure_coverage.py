@@ -28,6 +28,7 @@ ROOMS = [
     "memory",
     "padding",
     "planning",
+    "results",
     "statistics",
 ]
 

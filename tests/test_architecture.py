@@ -30,13 +30,13 @@ FLOORS = [
     {"_bisection", "_hosts", "_interpreter", "_model", "_policy", "_spawned"}
     | {"_deadline_headers", "_exit_status", "_entry", "_inbox", "_problems"}
     | {"_statistics", "_torch_devices"},
-    {"_child", "_collate", "_nesting", "_packing", "_results"},
+    {"_child", "_collate", "_nesting", "_packing"},
     {"_selection"},
     {"_items", "_latency", "_memory", "_queue"},
     {"_lane"},
     {"_shapes"},
     {"_arguments"},
-    {"_curve", "_delivery", "_errors", "_fitting", "_padding", "_planning", "_shared"}
+    {"_curve", "_delivery", "_errors", "_fitting", "_padding", "_planning", "_results", "_shared"}
     | {"_timings"},
 ]
 FLOOR_OF = {room: depth for depth, rooms in enumerate(FLOORS) for room in rooms}

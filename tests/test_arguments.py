@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from fractions import Fraction
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import sniffio
 from hypothesis import given, strategies as st
 
 from trio_batcher import Batcher, InferenceModel, ItemError, open_batcher
-from trio_batcher._arguments import check_limits, check_shapes, checked_cost, checked_weight
+from trio_batcher._arguments import (
+    check_limits,
+    check_shapes,
+    checked_cost,
+    checked_items,
+    checked_key,
+    checked_weight,
+    is_async,
+    with_hints,
+)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +89,105 @@ def test_a_wrong_cost_is_refused(cost, error, story):
     """With what it was."""
     with pytest.raises(error, match=story):
         checked_cost(cost, 1000.0)
+
+
+async def async_generator():
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("items", "story"),
+    [
+        ("abc", "not 'abc': put a single item into a list"),
+        (b"a" * 81, "not a bytes of 81: put a single item into a list"),
+        ({1: 2}, r"not \{1: 2\}: put"),
+        ({1}, r"not \{1\}: put"),
+        (7, "not 7: put"),
+        (None, "not None: put"),
+        (async_generator(), r"\[item async for item in items\]"),
+        (SimpleNamespace(__getitem__=None, shape=(), columns=None), "not namespace"),
+    ],
+)
+def test_what_are_no_several_items_is_named(items, story):
+    """With the value, unless that is long, and the way out."""
+    with pytest.raises(TypeError, match=f"items must be a sequence or another .*{story}"):
+        checked_items("items", items)
+
+
+def test_several_items_come_in_their_order():
+    """From whatever has one; a table is refused, as it would give its columns."""
+
+    class Table(list):
+        columns = ("a", "b")
+
+    for items in ([1, 2], (1, 2), iter([1, 2]), range(1, 3), {1: 0, 2: 0}.keys().__iter__()):
+        assert checked_items("items", items) == [1, 2]
+    with pytest.raises(TypeError, match="not a Table, which gives its columns"):
+        checked_items("items", Table())
+
+
+def test_what_returns_something_to_be_awaited_is_async():
+    """A function or an object that is called."""
+
+    async def function():
+        """Do nothing."""
+
+    class Called:
+        async def __call__(self):
+            """Do nothing."""
+
+    assert is_async(function)
+    assert is_async(Called())
+    assert not is_async(len)
+    assert not is_async(Called)
+    for name in ("key", "cost"):
+        with pytest.raises(TypeError, match=f"{name} must not be async"):
+            check_shapes(**{"key": None, "cost": len, "max_batch_cost": 1, name: function})
+
+
+def test_an_unknown_argument_comes_with_a_hint():
+    """If there is one; what is known goes through, and the signature stays."""
+
+    @with_hints
+    def infer(item, *, weight=1):
+        return item, weight
+
+    assert infer(3, weight=2) == (3, 2)
+    assert [*inspect.signature(infer).parameters] == ["item", "weight"]
+    with pytest.raises(TypeError, match="infer has no argument 'timeout': the deadline is the"):
+        infer(3, timeout=1)
+    with pytest.raises(TypeError, match=r"infer has no argument 'colour'$"):
+        infer(3, colour=1)
+
+
+def test_a_key_that_cannot_be_hashed_is_shown():
+    """And what could be one instead."""
+    with pytest.raises(TypeError, match=r"key must return .* such as a tuple, not \[1\]"):
+        checked_key([1])
+
+
+@pytest.mark.parametrize("checked", [checked_key, lambda value: checked_cost(value, 1.0)])
+def test_what_is_to_be_awaited_is_neither_a_key_nor_a_cost(checked):
+    """Whatever it is; a coroutine is closed, so that nothing complains of it later."""
+
+    class Awaitable:
+        def __await__(self):
+            raise AssertionError
+
+    async def later():
+        raise AssertionError
+
+    for value in (Awaitable(), later()):
+        with pytest.raises(
+            TypeError, match="must return its value, not an awaitable: it is called"
+        ):
+            checked(value)
+
+
+@pytest.mark.parametrize("key", [None, 3, "x", (1, "x"), frozenset({1}), math.nan])
+def test_any_key_that_can_be_hashed_is_one(key):
+    """It is given back as it is."""
+    assert checked_key(key) is key
 
 
 def test_costs_that_can_be_are_not_complained_about():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import traceback
 from array import array
 from collections import deque
 
@@ -17,7 +18,7 @@ from trio_batcher._errors import (
 )
 from trio_batcher._queue import Request
 from trio_batcher._reruns import Bisection
-from trio_batcher._results import a
+from trio_batcher._results import a, not_sent
 
 
 class PoisonError(Exception):
@@ -410,6 +411,38 @@ class SpeechlessError(Exception):
     __repr__ = __str__
 
 
+def test_inputs_that_were_not_sent_are_not_said_to_have_failed():
+    """The model has not seen them: the error that says why is the cause, and the message."""
+
+    def model(inputs):
+        raise not_sent("the inputs cannot be sent: no pickle")
+
+    (error,) = errors_of(drive("a", model)[0])
+    story = "the model was not run on this input alone: the inputs cannot be sent: no pickle"
+    assert str(error) == story
+    assert type(error.__cause__) is TypeError
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (TypeError('can only concatenate list (not "int") to list'), True),
+        (AttributeError("'list' object has no attribute 'shape'"), True),
+        (TypeError("unlisted"), False),
+        (ValueError("no list"), False),
+        (TypeError(), False),
+    ],
+)
+def test_an_error_about_lists_comes_with_advice(error, told):
+    """Who writes a model for one input is told that it gets a list of them."""
+
+    def model(inputs):
+        raise error
+
+    (failure,) = errors_of(drive("a", model)[0])
+    assert str(failure).endswith(f": {error} (a model gets a list of inputs)") == told
+
+
 def test_an_error_without_a_message_does_not_hide_the_failure():
     """`__str__` raises: the callers are told the class, and have the error as the cause."""
     outcomes, _ = drive([0, 1], poisoned({1}, lambda _: SpeechlessError()))
@@ -498,7 +531,8 @@ def test_results_that_panic_are_the_models_failure():
     """Whatever is raised while they are read: it ends neither the thread nor the event loop."""
     errors = errors_of(drive("abc", returning(Panics()))[0])
     assert {type(error.__cause__) for error in errors} == {Panic}
-    assert {error.__cause__.__traceback__ for error in errors} == {None}
+    (last,) = traceback.extract_tb(errors[0].__cause__.__traceback__)
+    assert last.name == "__getitem__"  # and nothing of ours
 
 
 @pytest.mark.parametrize("make", [Unlistable, BreaksHalfway, LengthUnknowable])
@@ -694,6 +728,32 @@ def test_what_would_end_a_task_is_told_to_its_caller_as_a_failure(error):
     assert type(outcomes[1].error) is ModelError
     assert outcomes[1].error.__cause__ is error
     assert outcomes[1].error.batch_size == 1
+
+
+def test_a_result_that_cannot_be_asked_what_it_is_is_a_result():
+    """Nothing of it is looked at: it would fail for its neighbours as well."""
+
+    class Proxy:
+        @property
+        def __class__(self):
+            raise PoisonError
+
+    proxy = Proxy()
+    outcomes, _ = drive("abc", returning([0, proxy, 2]))
+    assert (outcomes[0], outcomes[2]) == (0, 2)
+    assert outcomes[1] is proxy
+
+
+def test_a_returned_group_keeps_no_frame_of_the_models():
+    """Nor do the exceptions in it."""
+    inside = ValueError("inside")
+    group = ExceptionGroup("both", [inside, KeyError()])
+    for error in (inside, group):
+        with pytest.raises((ValueError, ExceptionGroup)):
+            raise error
+    (error,) = errors_of(drive("a", returning([group]))[0])
+    assert error is group
+    assert (group.__traceback__, inside.__traceback__) == (None, None)
 
 
 def test_a_class_of_exceptions_is_no_result():

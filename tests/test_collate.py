@@ -171,14 +171,14 @@ def test_a_batch_shares_no_memory_with_its_items():
 
 REFUSED = [
     ("text", "item: expected a tensor, an array, numbers, .* got a str"),
-    (None, "got a NoneType"),
+    (None, "got None"),
     ({"a": {"b": "text"}}, r"item\['a'\]\['b'\]: .* got a str"),
     ({"a": torch.ones(2), 3: torch.ones(2)}, "strings as keys, got a key 3"),
     ({}, "expected a tensor somewhere in it, got an empty dict"),
     (((),), "got an empty tuple"),
     ([[1, 2], [3]], "got a list .*expected sequence of length 2"),
     ([torch.ones(1)], "got a list"),
-    (2**70, "got a int .*"),
+    (2**70, "got an int .*"),
     (np.array(["a"]), "got an array of <U1 of shape"),
     (np.array([object()]), "got an array of object"),
     (

@@ -111,9 +111,9 @@ def test_a_class_that_can_be_made_is_not_complained_about():
         open_batcher(model)
 
 
-def test_a_long_value_is_cut_short():
+def test_a_long_value_is_not_shown():
     """A message is not the place for a whole book."""
-    with pytest.raises(TypeError, match=r"not 'x{79}… \(str\): put") as caught:
+    with pytest.raises(TypeError, match="not a str of 10000: put") as caught:
         open_batcher(unchanged, warmup="x" * 10_000)
     assert len(str(caught.value)) < 200
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given, strategies as st
 
-from trio_batcher._results import a, listed
+from trio_batcher._results import a, advice, is_not_sent, listed, not_sent
 
 np = pytest.importorskip("numpy")
 
@@ -313,3 +313,34 @@ def test_arrays_with_names_for_their_dimensions():
     assert [row.values.tolist() for row in listed(array, 2)] == [[1, 2], [3, 4]]
     with pytest.raises(TypeError, match="the model returned a Dataset: "):
         listed(xarray.Dataset({"a": array, "b": array}), 2)
+
+
+def test_a_coroutine_is_refused_and_closed():
+    """Nothing complains later that nobody awaited it."""
+
+    async def infer():
+        """Do nothing."""
+
+    with pytest.raises(TypeError, match="give open_batcher the async function itself"):
+        listed(infer(), 1)
+
+
+def test_what_has_a_length_and_an_order_needs_no_index():
+    """Such as a dict's values."""
+    assert listed({"a": 1, "b": 2}.values(), 2) == [1, 2]
+    assert listed(range(2), 2) == [0, 1]
+
+
+def test_advice_is_given_where_lists_are_complained_of():
+    """To whoever wrote a model for one input; not for errors of other kinds."""
+    assert advice(TypeError(), "must be Tensor, not list") == " (a model gets a list of inputs)"
+    assert not advice(ValueError(), "not list")
+    assert not advice(TypeError(), "listen")
+
+
+def test_inputs_that_were_not_sent_are_marked():
+    """By an ordinary `TypeError`."""
+    assert is_not_sent(not_sent("no pickle"))
+    assert type(not_sent("no pickle")) is TypeError
+    assert not is_not_sent(TypeError("no pickle"))
+    assert not is_not_sent(ValueError("no pickle"))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import operator
 from collections.abc import AsyncIterable, Hashable, Iterable, Mapping, Set as AbstractSet
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ._errors import ItemError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "check_limits",
@@ -21,14 +25,21 @@ __all__ = [
     "checked_weight",
     "is_async",
     "refuse_unknown",
+    "with_hints",
 ]
+
+P = ParamSpec("P")
+V = TypeVar("V")
 
 # Sums and ratios of weights stay far from what a float cannot hold.
 _LIGHTEST, _HEAVIEST = 1e-9, 1e9
 
 _AT_ONCE = "it is called in the event loop for each item, and has to return at once"
 
-# Most characters of a value in a message.
+# What would come apart into several items in a way that nobody meant.
+_NOT_SEVERAL = str, bytes, bytearray, Mapping, AbstractSet
+
+# What is longer than that is not shown in a message.
 _LONGEST = 80
 
 _SCOPE = (
@@ -152,7 +163,7 @@ def checked_items(name: str, items: Any) -> list[Any]:
             f"collect it first, [item async for item in {name}]"
         )
     if (
-        isinstance(items, str | bytes | bytearray | Mapping | AbstractSet)
+        isinstance(items, _NOT_SEVERAL)
         or not (isinstance(items, Iterable) or hasattr(items, "__getitem__"))
         or getattr(items, "shape", None) == ()
     ):
@@ -169,8 +180,9 @@ def checked_items(name: str, items: Any) -> list[Any]:
 
 
 def _kind(thing: object) -> str:
-    text = repr(thing)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({type(thing).__name__})"
+    if isinstance(thing, _NOT_SEVERAL) and len(thing) > _LONGEST:
+        return f"a {type(thing).__name__} of {len(thing)}"
+    return repr(thing)
 
 
 def refuse_unknown(function: str, names: Iterable[str]) -> None:
@@ -179,6 +191,18 @@ def refuse_unknown(function: str, names: Iterable[str]) -> None:
         hint = _ELSEWHERE.get((function, name)) or _ELSEWHERE.get(("", name))
         story = f"{function} has no argument {name!r}"
         raise TypeError(story if hint is None else f"{story}: {hint}")
+
+
+def with_hints(function: Callable[P, V]) -> Callable[P, V]:
+    """Have a function say more of keyword arguments that it does not have than Python would."""
+    known = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def hinted(*args: P.args, **kwargs: P.kwargs) -> V:
+        refuse_unknown(function.__name__, [name for name in kwargs if name not in known])
+        return function(*args, **kwargs)
+
+    return hinted
 
 
 def checked_weight(weight: float) -> float:

@@ -131,7 +131,7 @@ class Batcher(Generic[T, R]):
             shape = None if self._shapes is None else self._shapes.of(item)
         except Exception:
             # Whoever is cancelled does not hear of it; and others run, however often this comes.
-            await self._host.checkpoint()
+            await self._host.checkpoint()  # noqa: ASYNC120
             raise
         if deadline <= now:
             await self._host.checkpoint()
@@ -191,7 +191,7 @@ class Batcher(Generic[T, R]):
             _check_room(len(listed), engine.max_queue_size)
             shapes = [_shape(self._shapes, item, i) for i, item in enumerate(listed)]
         except Exception:
-            await host.checkpoint()
+            await host.checkpoint()  # noqa: ASYNC120
             raise
         if listed and (work := model_at_work.get()) is not None:
             return await self._nested(work, self.infer_many(listed, weight=weight))

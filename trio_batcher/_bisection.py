@@ -71,7 +71,7 @@ def _model_failure(error: BaseException, batch_size: int, text: str) -> Failure:
         failure = ItemError("the item", "one that the model can run by itself", text)
     else:
         where = "this input alone" if batch_size == 1 else f"all of a batch of {batch_size}"
-        story = f"the model failed on {where}: {text}{advice(error)}"
+        story = f"the model failed on {where}: {text}{advice(error, text)}"
         if is_not_sent(error):
             story = f"the model was not run on {where}: {error}"
         failure = ModelError(story, batch_size=batch_size)
@@ -87,7 +87,7 @@ def _unshared(error: Exception) -> Exception:
         return error
     twin: Exception | None = None
     # A class that cannot be copied is no reason not to tell the caller.
-    with suppress(Exception):
+    with suppress(BaseException):
         twin = copy.copy(error)
         # Its constructor may have made other ones of them; and notes are added to each by itself.
         twin.args = error.args
@@ -116,15 +116,18 @@ def checked(results: Any, size: int) -> list[Any]:
     try:
         values = listed(results, size)
         for i, value in enumerate(values):
-            if isinstance(value, _NO_RESULTS):
+            # Not isinstance, which asks the value itself: it would fail for the others as well.
+            if issubclass(type(value), _NO_RESULTS):
                 values[i] = _in_place(value)
     except BaseException as exc:  # noqa: BLE001, ASYNC103  told to the callers, each by its own
-        _let_go(exc)
+        _leave_us_out(exc)
         return [_unusable(exc, size) for _ in range(size)]  # noqa: ASYNC104
     if len(values) != size:
         return [Failure(ResultCountError(size, len(values))) for _ in range(size)]
     return values
 
+
+_OURS = frozenset({__name__, listed.__module__})
 
 # What is looked at twice if it stands in a result's place: exceptions, and classes of them.
 _NO_RESULTS = BaseException, type
@@ -156,6 +159,14 @@ def _unusable(error: BaseException, size: int) -> Failure:
     return Failure(failure)
 
 
+def _leave_us_out(error: BaseException) -> None:
+    """Have a traceback begin with the model's own code: our frames hold all the results."""
+    while error.__traceback__ is not None:
+        if error.__traceback__.tb_frame.f_globals.get("__name__") not in _OURS:
+            return
+        error.__traceback__ = error.__traceback__.tb_next
+
+
 def _let_go(error: BaseException | None) -> None:
     """Have an exception that the model is done with keep none of its frames.
 
@@ -168,5 +179,7 @@ def _let_go(error: BaseException | None) -> None:
         if each is None or id(each) in seen:
             continue
         seen.add(id(each))
-        each.__traceback__ = None
-        rest += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
+        BaseException.with_traceback(each, None)
+        rest += [each.__cause__, each.__context__]
+        if isinstance(each, BaseExceptionGroup):
+            rest += each.exceptions

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ._items import rebuilt
+from ._results import a
 
 if TYPE_CHECKING:
     from ._items import Form, Part, Row
@@ -243,7 +244,7 @@ def _children(output: Any, path: str) -> list[tuple[Name, str, Any]]:
             for field in dataclasses.fields(output)
         ]
     raise TypeError(
-        f"{path} is a {type(output).__name__}: results are split from tensors, tuples, lists, "
+        f"{path} is {a(output)}: results are split from tensors, tuples, lists, "
         "dicts and dataclasses of them; have the module return the part that is wanted"
     )
 

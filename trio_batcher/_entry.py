@@ -43,7 +43,7 @@ class Entry(AbstractAsyncContextManager[V], Generic[V]):
     ) -> bool | None:
         if self._block is None:
             raise RuntimeError(f"this batcher has not been opened; {_HOW}")
-        return await self._block.__aexit__(kind, error, traceback)
+        return await self._block.__aexit__(kind, error, traceback)  # noqa: ASYNC102  its own matter
 
     # What is tried instead of entering it
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ._errors import ItemError
+from ._results import a
 
 if TYPE_CHECKING:
     from ._padding import Name, Pad
@@ -213,7 +214,7 @@ def _shown(leaf: Any) -> str:
         return f"{Part('', None, leaf.dtype, tuple(leaf.shape))}{layout}{elsewhere}"
     if isinstance(leaf, np.ndarray):
         return f"an array of {leaf.dtype} of shape {leaf.shape}"
-    return f"a {type(leaf).__name__}"
+    return a(leaf)
 
 
 class Forms:

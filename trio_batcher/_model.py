@@ -83,8 +83,11 @@ class InferenceModel(ABC, Generic[T, R_co]):
                 The list is the model's own: it may keep or change it.
 
         Returns:
-            As many results as inputs. An `Exception` instance in a result's place is
-            raised in that input's caller alone.
+            As many results as inputs, in a list, a tuple, an array, a tensor, or a table, whose
+            rows are results. An `Exception` instance in a result's place is raised in that
+            input's caller alone. What can be read in two ways is refused, such as a tuple of
+            several outputs for the whole batch. Rows of an array are views of it: who keeps
+            one keeps all of them.
         """
 
     def close(self) -> None:

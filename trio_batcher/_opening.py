@@ -12,7 +12,7 @@ from ._arguments import (
     check_shapes,
     check_timeout,
     checked_items,
-    refuse_unknown,
+    with_hints,
 )
 from ._batcher import Batcher
 from ._device import Device
@@ -130,6 +130,7 @@ def open_batcher(
     run_in: Literal["thread", "process"] = ...,
     batch_timeout: float = ...,
 ) -> Opened[T, R]: ...
+@with_hints
 def open_batcher(
     model: Any,
     *,
@@ -143,7 +144,6 @@ def open_batcher(
     warmup: Iterable[Any] = (),
     run_in: Literal["thread", "process"] = "thread",
     batch_timeout: float = math.inf,
-    **_unknown: Any,
 ) -> Opened[Any, Any]:
     """Put a model behind a `Batcher` for the length of an ``async with`` block.
 
@@ -219,7 +219,6 @@ def open_batcher(
         ModelError, ResultCountError: on entering, if the model fails on the warm-up.
         BatcherCrashed: on leaving normally, if the batcher itself failed.
     """
-    refuse_unknown("open_batcher", _unknown)
     sources = as_sources(model)
     check_limits(max_batch_size, max_delay, max_queue_size, limiter)
     max_batch_size = operator.index(max_batch_size)

@@ -27,15 +27,14 @@ def not_sent(story: str) -> TypeError:
 
 def is_not_sent(error: BaseException) -> bool:
     """Return whether an error is one of these."""
-    return _NOT_SENT in vars(error)
+    return type(error) is TypeError and _NOT_SENT in vars(error)
 
 
-def advice(error: BaseException) -> str:
+def advice(error: BaseException, text: str) -> str:
     """Return what to say to a model's error that looks as if it wanted one input, not a list."""
-    if not isinstance(error, TypeError | AttributeError):
-        return ""
-    words = re.findall(r"\w+", " ".join(map(str, error.args)))
-    return " (a model gets a list of inputs)" if "list" in words else ""
+    if type(error) in {TypeError, AttributeError} and "list" in re.findall(r"\w+", text):
+        return " (a model gets a list of inputs)"
+    return ""
 
 
 def a(thing: object) -> str:

@@ -40,7 +40,8 @@ class _Counts(dict[K, int]):
 class BatcherStatistics:
     """A snapshot of a batcher; see `Batcher.statistics`.
 
-    It can be pickled, copied and hashed; `dataclasses.asdict` makes of it what `json` can write.
+    It can be pickled, copied and hashed. ``dataclasses.asdict`` makes of it what ``json`` can
+    write.
 
     It adds up: ``submitted == waiting + running + completed + failed + cancelled +
     sum(rejected.values())``. Items count, not calls: a `Batcher.infer_many` of ten

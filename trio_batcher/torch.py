@@ -43,7 +43,9 @@ class TorchModel(InferenceModel[Item, R], Generic[R]):
     encoder of theirs.
 
     The output, a tensor or a tuple, list, dict or dataclass of tensors, is split along its first
-    dimension: each result is of the output's kind, dataclasses of Hugging Face's included.
+    dimension: each result is of the output's kind, dataclasses of Hugging Face's included. A list
+    with something for each item that is no tensor, such as a detector's dicts, is results as
+    they are. A list that could be either is refused; several outputs are best a tuple.
     Results are views of their batch's output and were made in inference mode: clone those that
     are to be kept for long, changed, or used for training.
 
