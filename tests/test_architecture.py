@@ -26,15 +26,15 @@ FLOORS = [
     {"_gate", "_options", "_outcomes", "_scheduler"},
     {"_fleet"},
     {"_device", "_process"},
-    {"_bisection", "_hosts", "_interpreter", "_model", "_policy", "_spawned"}
+    {"_answers", "_bisection", "_hosts", "_interpreter", "_model", "_policy", "_spawned"}
     | {"_deadline_headers", "_exit_status", "_inbox", "_problems", "_statistics", "_torch_devices"},
-    {"_child", "_collate", "_packing"},
-    {"_selection"},
+    {"_child", "_collate", "_packing", "_popen"},
+    {"_selection", "_told"},
     {"_items", "_latency", "_memory", "_queue"},
     {"_lane"},
     {"_shapes"},
-    {"_arguments"},
-    {"_delivery", "_errors", "_fitting", "_padding", "_planning", "_shared"} | {"_timings"},
+    {"_arguments", "_shared"},
+    {"_block", "_delivery", "_errors", "_fitting", "_padding", "_planning"} | {"_timings"},
 ]
 FLOOR_OF = {room: depth for depth, rooms in enumerate(FLOORS) for room in rooms}
 
