@@ -16,6 +16,7 @@ import threading
 import time
 import types
 from contextlib import suppress
+from pathlib import Path
 
 import trio
 
@@ -132,22 +133,17 @@ class Talker:
         return getattr(self, command)(*arguments)
 
     def exception(self, which):
+        if which == "group":
+            return ExceptionGroup("error 719", [LookupError("a"), self.exception("own")])
+        kinds = {"own": self.module.Own, "plain": LookupError, "exit": SystemExit}
         match which:
-            case "own":
-                return self.module.Own("error 719")
             case "picky":
                 return Picky("error", hint="719")
             case "stubborn":
                 return Stubborn()
-            case "plain":
-                return LookupError("error 719")
-            case "exit":
-                return SystemExit("error 719")
-            case "group":
-                return ExceptionGroup("error 719", [LookupError("a"), self.exception("own")])
             case "speechless":
                 return type("Speechless", (Exception,), {"__str__": lambda _: 1 / 0})()
-        raise AssertionError(which)
+        return kinds[which]("error 719")
 
     def raised(self, which):
         raise self.exception(which)
@@ -185,8 +181,7 @@ class Talker:
         """Die; the copy comes back when the other end of a fifo is closed."""
         if os.fork():
             os._exit(9)
-        with open(end, "rb") as file:
-            file.read()
+        Path(end).read_bytes()
         return "of the copy"
 
     def write(self, what):

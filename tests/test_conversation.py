@@ -21,9 +21,9 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from trio_batcher import ChildDied, DeviceLost, ModelError, _popen, _process, _shared, _spawned
 from trio_batcher._block import Block, Garbled, new_block
 from trio_batcher._child import Kind
+from trio_batcher._model import as_sources
 from trio_batcher._process import Keeper, in_processes
 from trio_batcher._shared import Line, pack
-from trio_batcher._model import as_sources
 
 from .models import PATIENCE
 from .puppets import Greedy, Talker, Unloadable
@@ -76,7 +76,7 @@ def test_an_exception_arrives_whatever_its_class(keeper, way, which):
     """Among results or raised: as itself if it can, else quoted, with class and message."""
     items = ["a", (way, which), "b"]
     if way == "raised":
-        with pytest.raises(BaseException) as caught:  # noqa: PT011
+        with pytest.raises(BaseException) as caught:
             keeper.infer(items)
         error = caught.value
         assert "puppets.py" in "".join(error.__notes__)
@@ -248,7 +248,7 @@ def test_what_fails_between_question_and_answer_shifts_nothing(keeper, step, err
         patch.setattr(owner, name, failing)
         try:
             results = keeper.infer(batch)
-        except BaseException:
+        except BaseException:  # noqa: ASYNC103
             assert raised
         else:
             for item, result in zip(batch, results, strict=True):
@@ -367,13 +367,13 @@ def in_a_copy(function):
     if not pid:
         try:
             os.write(writing, repr(function()).encode())
-        except BaseException as exc:  # noqa: BLE001
+        except BaseException as exc:  # noqa: ASYNC103
             os.write(writing, repr(exc).encode())
         finally:
             os._exit(0)
     os.close(writing)
     os.waitpid(pid, 0)
-    with open(reading, "rb") as file:
+    with os.fdopen(reading, "rb") as file:
         return file.read().decode()
 
 
@@ -437,7 +437,7 @@ def test_no_signal_is_sent_to_a_pid_that_is_over(monkeypatch, signals, pidfd, re
     keeper.load()
     try:
         pid = child_of(keeper).pid
-        subprocess.run(["kill", "-9", str(pid)], check=True)
+        subprocess.run([sys.executable, "-c", f"import os; os.kill({pid}, 9)"], check=True)
         os.waitid(os.P_PID, pid, os.WEXITED | (0 if reaped else os.WNOWAIT))
         keeper.ready()
         assert signals == []
@@ -455,7 +455,7 @@ def test_a_pid_that_was_given_away_is_told_by_its_age(monkeypatch, signals):
     keeper.load()
     popen = child_of(keeper)._popen
     pid, born = popen.pid, popen._born
-    with subprocess.Popen(["sleep", "1000"]) as innocent:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as innocent:
         popen.pid = innocent.pid
         popen.kill()
         assert innocent.poll() is None

@@ -162,9 +162,9 @@ class _Service:
             packed = pack(results)
         except MemoryError:
             raise
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: ASYNC103  of a result's own class
             if not listed:
-                raise _not_sent(exc) from exc
+                raise _not_sent(exc) from exc  # noqa: ASYNC104
             return Kind.EACH, _one_by_one(listed)  # noqa: ASYNC104
         if not all(map(_is_plain, listed)):
             self.kept = listed
