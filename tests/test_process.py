@@ -172,10 +172,7 @@ async def test_others_have_the_device_while_a_process_is_replaced():
     async def lead(strings) -> None:
         puppet = await strings.puppet()
         await puppet.follow("init")
-        await opened.wait()
-        os.kill(puppet.pid, signal.SIGKILL)
         assert await puppet.step() == ""
-        gone.set()
         puppet = await strings.puppet()
         assert await puppet.step() == "init"
         assert await other.infer(1) == "answered"
@@ -183,7 +180,6 @@ async def test_others_have_the_device_while_a_process_is_replaced():
         puppet.say()
         await puppet.follow("infer", "close")
 
-    opened, gone = host.Event(), host.Event()
     with Strings() as strings:
         async with (
             host.open_nursery() as nursery,
@@ -191,8 +187,9 @@ async def test_others_have_the_device_while_a_process_is_replaced():
         ):
             nursery.start_soon(lead, strings)
             async with in_process(partial(Puppet, strings.port), limiter=limiter) as batcher:
-                opened.set()
-                await gone.wait()
+                (child,) = multiprocessing.active_children()
+                os.kill(child.pid, signal.SIGKILL)
+                child.join()
                 await ask(batcher, outcomes, 2)
     assert outcomes == {2: 4}
 
