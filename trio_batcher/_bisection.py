@@ -1,31 +1,35 @@
-"""One outcome for each input of a batch, whatever the model does.
+"""What came of a run: one outcome for each input of a batch, whatever the model did.
 
-Pure: it says which inputs to run next and is told what came of it, so that a worker
-thread, the event loop and a test can all drive it.
+Pure.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence, Set as AbstractSet
+from collections.abc import Iterable, Mapping, Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
-from ._errors import ChildDied, ModelError, ResultCountError
+from ._errors import BatchTooLarge, ItemError, ModelError, ResultCountError
 
-__all__ = ["Attempt", "Failure", "Raised", "Returned", "Runs", "checked", "outcomes_of"]
-
-T = TypeVar("T")
+__all__ = [
+    "Attempt",
+    "Failure",
+    "Raised",
+    "Returned",
+    "checked",
+    "failures",
+    "is_too_large",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """The model returned."""
+    """The model returned; ``results`` has an outcome for each input, see `checked`."""
 
-    results: Any
+    results: list[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,100 +51,26 @@ class Failure:
         self.error = error
 
 
-Runs: TypeAlias = Generator[list[T], Attempt, list[Any]]
+def is_too_large(error: BaseException) -> bool:
+    """Return whether a model said so, if only from a nursery or a task group of its own."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(BatchTooLarge) is not None
+    return isinstance(error, BatchTooLarge)
 
 
-def outcomes_of(items: list[T]) -> Runs[T]:
-    """Yield the inputs to run, be sent an `Attempt` each time, return an outcome for each item.
-
-    An outcome is the result itself, or a `Failure`.
-
-    The first run is the whole batch, and so is the second if the model's process has died: it
-    may have been killed from outside. If that raises, halves are run, then halves of the
-    halves that raise, level by level: an input that fails alone is found with
-    2·log₂(n) further runs and no other input suffers. If the batch and both its halves
-    raise the same kind of error, single inputs from all over the batch are tried next;
-    if those fail alike too, it is not the inputs: all fail, after 2·log₂(n) further
-    runs rather than 2n.
-    """
-    size = len(items)
-    # Always a list of its own: the model may change what it is given.
-    attempt = yield from _as_a_whole(items)
-    if isinstance(attempt, Returned):
-        return checked(attempt.results, size)
-    outcomes: list[Any] = [None] * size
-    if size == 1:
-        return [_model_failure(attempt.error, 1)]
-
-    raised: list[BaseException] = [attempt.error]
-    succeeded = False
-    untried: deque[Sequence[int]] = deque(_halves(range(size)))
-    while untried:
-        segment = untried.popleft()
-        attempt = yield [items[i] for i in segment]
-        if isinstance(attempt, Returned):
-            succeeded = True
-            _fill(outcomes, segment, checked(attempt.results, len(segment)))
-            continue
-        raised.append(attempt.error)
-        if len(segment) == 1:
-            outcomes[segment[0]] = _model_failure(attempt.error, 1)
-            continue
-        untried.extend(_halves(segment))
-        if len(raised) == 3 and not succeeded and _alike(raised):  # noqa: PLR2004
-            # The batch and both its halves. A poison input spoils one half only.
-            probes = _spread(size, count=2 * (size - 1).bit_length() - 2)
-            tried = set()
-            for probe in probes:
-                tried.add(probe)
-                attempt = yield [items[probe]]
-                if isinstance(attempt, Returned):
-                    succeeded = True
-                    _fill(outcomes, [probe], checked(attempt.results, 1))
-                    break
-                raised.append(attempt.error)
-                outcomes[probe] = _model_failure(attempt.error, 1)
-                if not _alike(raised):
-                    break
-            else:
-                return [
-                    _model_failure(raised[0], size) if outcome is None else outcome
-                    for outcome in outcomes
-                ]
-            untried = deque(
-                rest for segment in untried if (rest := [i for i in segment if i not in tried])
-            )
-    return outcomes
+def failures(error: BaseException, count: int, batch_size: int) -> list[Failure]:
+    """Return an error of its own for each of so many inputs, of a batch that failed together."""
+    text = _text(error)
+    return [_model_failure(error, batch_size, text) for _ in range(count)]
 
 
-def _as_a_whole(items: list[T]) -> Generator[list[T], Attempt, Attempt]:
-    attempt = yield list(items)
-    if isinstance(attempt, Raised) and isinstance(attempt.error, ChildDied):
-        attempt = yield list(items)
-    return attempt
-
-
-def _halves(segment: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
-    middle = (len(segment) + 1) // 2
-    return segment[:middle], segment[middle:]
-
-
-def _spread(size: int, count: int) -> list[int]:
-    return sorted({i * size // count for i in range(count)})
-
-
-def _alike(errors: list[BaseException]) -> bool:
-    return len({type(error) for error in errors}) == 1
-
-
-def _fill(outcomes: list[Any], segment: Sequence[int], values: list[Any]) -> None:
-    for i, value in zip(segment, values, strict=True):
-        outcomes[i] = value
-
-
-def _model_failure(error: BaseException, batch_size: int) -> Failure:
-    where = "this input alone" if batch_size == 1 else f"all of a batch of {batch_size}"
-    failure = ModelError(f"the model failed on {where}: {_text(error)}", batch_size=batch_size)
+def _model_failure(error: BaseException, batch_size: int, text: str) -> Failure:
+    failure: ModelError | ItemError
+    if batch_size == 1 and is_too_large(error):
+        failure = ItemError("the item", "one that the model can run by itself", text)
+    else:
+        where = "this input alone" if batch_size == 1 else f"all of a batch of {batch_size}"
+        failure = ModelError(f"the model failed on {where}: {text}", batch_size=batch_size)
     failure.__cause__ = error
     return Failure(failure)
 
@@ -165,8 +95,8 @@ def _text(error: BaseException) -> str:
     name = type(error).__name__
     try:
         return f"{name}: {error}"
-    except Exception:  # noqa: BLE001  a message that cannot be made must not hide the failure
-        return name
+    except BaseException:  # noqa: BLE001, ASYNC103  a message that cannot be made hides no failure
+        return name  # noqa: ASYNC104
 
 
 def checked(results: Any, size: int) -> list[Any]:
@@ -182,7 +112,7 @@ def checked(results: Any, size: int) -> list[Any]:
             if isinstance(value, Exception):
                 values[i] = Failure(_unshared(value))
     except Exception as exc:  # noqa: BLE001  told to the callers, each by its own ModelError
-        return [_model_failure(exc, size) for _ in range(size)]
+        return list(failures(exc, size, size))
     if len(values) != size:
         return [Failure(ResultCountError(size, len(values))) for _ in range(size)]
     return values
