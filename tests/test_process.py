@@ -289,7 +289,7 @@ async def test_what_a_child_has_forked_does_not_hide_its_death(monkeypatch):
     """It has all of the child's descriptors, and the death is noticed all the same."""
     monkeypatch.setattr(_process, "SHORTEST_DELAY", 0.0)
     async with in_process(Doubler) as batcher:
-        pid, _ = await batcher.infer("fork")
+        pid = await batcher.infer("fork")
         try:
             with pytest.raises(ModelError) as caught:
                 await batcher.infer("kill")
