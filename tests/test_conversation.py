@@ -640,3 +640,19 @@ def test_a_child_that_cannot_be_started_again_is_logged(monkeypatch, caplog):
         keeper.ready()
     assert "cannot be started again: 5 attempts" in caplog.records[-1].getMessage()
     keeper.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_before_the_block_is_entered_has_the_model_to_itself():
+    """As in a server that makes its application first, and then its workers."""
+    keeper = Keeper(Talker)
+
+    def serve():
+        keeper.load()
+        try:
+            return keeper.infer(["one"])
+        finally:
+            keeper.interrupt()
+            keeper.close()
+
+    assert in_a_copy(serve) == "['answer to one']"

@@ -84,7 +84,7 @@ def _check_importable(factory: Any) -> None:
 class Keeper:
     """Stands for the model in the parent; sees to it that there is a child.
 
-    All but `interrupt` is called in worker threads, one call at a time.
+    All but `interrupt` and `is_ready` is called in worker threads, one call at a time.
 
     Attributes:
         batch_timeout: seconds that a run may take; then the child is killed.
@@ -127,6 +127,7 @@ class Keeper:
                 f"level of a module, and what a partial holds, not {self._factory!r}: {exc}"
             )
             raise TypeError(msg) from exc
+        self._owner = os.getpid()  # a server may fork between the call and the block
         bell, ringer = multiprocessing.Pipe(duplex=False)
         with self._lock:
             self._bell, self._ringer = bell, ringer
@@ -300,8 +301,7 @@ class Keeper:
         except EOFError as exc:
             said = isinstance(exc, Garbled)
             msg = f"the model's process {doing}: {child.end(0.0 if said else _ENDING)}"
-            if said:
-                msg += f" as it said something unexpected: {exc}"
+            msg += f" as it said something unexpected: {exc}" if said else ""
             if doing.startswith("ended"):
                 msg += (
                     ". It imports the program's main module first: what that does when it is run "
