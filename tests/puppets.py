@@ -14,10 +14,13 @@ import subprocess
 import sys
 import threading
 import time
+import types
+from contextlib import suppress
+from pathlib import Path
 
 import trio
 
-from trio_batcher import open_batcher
+from trio_batcher import _shared, open_batcher
 
 from .hosts import host
 from .models import PATIENCE
@@ -71,14 +74,147 @@ class Doubler:
         return item * 2
 
     def fork(self):
-        """Leave a process behind that has all our descriptors, and a pipe to end it by."""
-        read, write = os.pipe()
-        if pid := os.fork():
-            os.close(read)
-            return pid, write
-        os.close(write)
-        os.read(read, 1)
-        os._exit(0)
+        """Leave a process behind that has all our descriptors, until it is killed."""
+        pid = os.fork()
+        if not pid:
+            signal.pause()
+        return pid
+
+
+class Unloadable:
+    """Can be pickled, and not unpickled."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+class Unsendable:
+    """Cannot be pickled, and says so as it likes."""
+
+    def __reduce__(self):
+        raise SystemExit("not me")
+
+
+class Greedy:
+    """There is no memory for it: on the way there, or for nobody."""
+
+    def __init__(self, where):
+        self.where = where
+
+    def __reduce__(self):
+        if self.where == "here":
+            raise MemoryError("no room to pickle it")
+        return _take, (self.where,)
+
+
+def _take(_):
+    raise MemoryError("no room to unpickle it")
+
+
+class Talker:
+    """Answers to what it is asked, and does before what is asked for by a tuple."""
+
+    def __init__(self):
+        module = types.ModuleType("only_here")
+        module.Own = type("Own", (Exception,), {"__module__": "only_here"})
+        module.Result = type("Result", (), {"__module__": "only_here"})
+        sys.modules["only_here"] = self.module = module
+
+    def infer(self, items):
+        return [self.answer(item) for item in items]
+
+    def answer(self, item):
+        if not isinstance(item, tuple):
+            return f"answer to {item}"
+        command, *arguments = item
+        return getattr(self, command)(*arguments)
+
+    def exception(self, which):
+        if which == "group":
+            return ExceptionGroup("error 719", [LookupError("a"), self.exception("own")])
+        kinds = {"own": self.module.Own, "plain": LookupError, "exit": SystemExit}
+        match which:
+            case "picky":
+                return Picky("error", hint="719")
+            case "stubborn":
+                return Stubborn()
+            case "speechless":
+                return type("Speechless", (Exception,), {"__str__": lambda _: 1 / 0})()
+        return kinds[which]("error 719")
+
+    def raised(self, which):
+        raise self.exception(which)
+
+    def result(self, which):
+        match which:
+            case "own":
+                return {"of": [self.module.Result()]}
+            case "unloadable":
+                return Unloadable()
+            case "unsendable":
+                return [Unsendable()]
+            case "lock":
+                return threading.Lock()
+        raise AssertionError(which)
+
+    def fork(self, then):
+        """Have a copy that comes back; it has the time to do harm."""
+        pid = os.fork()
+        if pid:
+            os.waitpid(pid, 0)
+            return "forked"
+        match then:
+            case "return":
+                return "forked"
+            case "raise":
+                raise LookupError("of the copy")
+            case "leave":
+                raise SystemExit(3)
+            case "unsendable":
+                return Unsendable()
+        raise AssertionError(then)
+
+    def leave_a_copy(self, end):
+        """Die; the copy comes back when the other end of a fifo is closed."""
+        if os.fork():
+            os._exit(9)
+        Path(end).read_bytes()
+        return "of the copy"
+
+    def write(self, what):
+        """Write to whatever is open."""
+        for fd in range(3, 64):
+            with suppress(OSError):
+                os.write(fd, what)
+        return "written"
+
+    def shut(self, path):
+        """Close all that is open, and use the descriptors for something else."""
+        os.closerange(3, 256)
+        for _ in range(32):
+            os.open(path, os.O_RDWR | os.O_CREAT)
+        return "shut"
+
+    def hang_up(self):
+        """Go on without any descriptor."""
+        os.closerange(3, 256)
+        signal.pause()
+
+    def starve(self, times):
+        """Have no memory for the next messages."""
+
+        def no_bytearray(_):
+            nonlocal times
+            times -= 1
+            if not times:
+                del _shared.bytearray
+            raise MemoryError
+
+        _shared.bytearray = no_bytearray
+        return "starved"
+
+    def hang(self):
+        signal.pause()
 
 
 class Signaller:

@@ -27,16 +27,16 @@ FLOORS = [
     {"_assignments", "_fleet"},
     {"_device", "_process"},
     {"_reruns", "_runner"},
-    {"_bisection", "_hosts", "_interpreter", "_model", "_policy", "_spawned"}
+    {"_answers", "_bisection", "_hosts", "_interpreter", "_model", "_policy", "_spawned"}
     | {"_deadline_headers", "_exit_status", "_entry", "_inbox", "_problems"}
     | {"_statistics", "_torch_devices"},
-    {"_child", "_collate", "_nesting", "_packing"},
-    {"_selection"},
+    {"_child", "_collate", "_nesting", "_packing", "_popen"},
+    {"_selection", "_told"},
     {"_items", "_latency", "_memory", "_queue"},
-    {"_lane"},
+    {"_lane", "_residuals"},
     {"_shapes"},
-    {"_arguments"},
-    {"_curve", "_delivery", "_errors", "_fitting", "_padding", "_planning", "_results", "_shared"}
+    {"_arguments", "_shared"},
+    {"_block", "_curve", "_delivery", "_errors", "_fitting", "_padding", "_planning", "_results"}
     | {"_timings"},
 ]
 FLOOR_OF = {room: depth for depth, rooms in enumerate(FLOORS) for room in rooms}

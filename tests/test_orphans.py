@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -107,6 +108,36 @@ async def test_no_child_survives_a_parent_that_exits(start, body):
         assert step == ""
     assert await ended(process) == ""
     assert process.returncode == 5
+
+
+REFUSED = """
+    import errno, fcntl, os
+
+
+    def refuse(*_):
+        raise OSError({number}, "refused")
+
+
+    os.pidfd_open = refuse
+    os.memfd_create = refuse
+    fcntl.fcntl = refuse
+"""
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
+@pytest.mark.trio
+async def test_no_child_survives_a_parent_where_a_container_refuses_calls(start, number):
+    """Without pidfds and signals from pipes, in both of them; what the parent has forked lives."""
+    refusals = textwrap.dedent(REFUSED).format(number=number)
+    body = "os.fork() or os.read(os.pipe()[0], 1); await batcher.infer(1)"
+    with Strings() as strings:
+        process = start(body, strings.port, guard=refusals + GUARD)
+        puppet = await strings.puppet()
+        await puppet.follow("init")
+        assert await puppet.step() == "infer"
+        process.kill()
+        assert await puppet.step() == ""
+    os.killpg(process.pid, signal.SIGKILL)
 
 
 async def told_in_mid_batch(start, body, number):

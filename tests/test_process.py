@@ -26,7 +26,7 @@ from trio_batcher import (
 
 from .hosts import host
 from .models import PATIENCE
-from .puppets import Broken, Doubler, Puppet, Signaller, Strings
+from .puppets import Broken, Doubler, Puppet, Signaller, Strings, Talker
 
 pytestmark = [
     pytest.mark.usefixtures("on_host"),
@@ -150,6 +150,50 @@ async def test_what_cannot_be_pickled_fails_alone(item):
     assert type(error.__cause__) is TypeError
 
 
+@pytest.mark.only_on("trio", "asyncio", "uvloop")
+async def test_what_does_not_cross_disturbs_nobody_else():
+    """Exceptions and results each fail their own caller; nothing is run again for them."""
+    outcomes = {}
+    bad = [("exception", "plain"), ("exception", "picky"), ("exception", "own"), ("result", "own")]
+    async with in_process(Talker) as batcher:
+        async with host.open_nursery() as nursery:
+            all_of(batcher, outcomes, [*range(4), *bad, *range(4, 8)], nursery)
+        statistics = batcher.statistics()
+    kinds = [type(outcomes.pop(item)) for item in bad]
+    assert kinds == [LookupError, ModelError, ModelError, ModelError]
+    assert outcomes == {item: f"answer to {item}" for item in range(8)}
+    assert (statistics.reruns, statistics.restarts, statistics.batches) == (0, 0, 1)
+
+
+async def test_others_have_the_device_while_a_process_is_replaced():
+    """That takes no token: a batcher that shares the limiter is served meanwhile."""
+    outcomes, limiter = {}, host.CapacityLimiter(1)
+
+    async def lead(strings) -> None:
+        puppet = await strings.puppet()
+        await puppet.follow("init")
+        assert await puppet.step() == ""
+        puppet = await strings.puppet()
+        assert await puppet.step() == "init"
+        assert await other.infer(1) == "answered"
+        assert outcomes == {}
+        puppet.say()
+        await puppet.follow("infer", "close")
+
+    with Strings() as strings:
+        async with (
+            host.open_nursery() as nursery,
+            open_batcher(lambda items: ["answered"] * len(items), limiter=limiter) as other,
+        ):
+            nursery.start_soon(lead, strings)
+            async with in_process(partial(Puppet, strings.port), limiter=limiter) as batcher:
+                (child,) = multiprocessing.active_children()
+                os.kill(child.pid, signal.SIGKILL)
+                child.join()
+                await ask(batcher, outcomes, 2)
+    assert outcomes == {2: 4}
+
+
 def test_only_a_class_can_be_made_in_a_process():
     """Anything else is refused at the call, by name."""
 
@@ -245,7 +289,7 @@ async def test_what_a_child_has_forked_does_not_hide_its_death(monkeypatch):
     """It has all of the child's descriptors, and the death is noticed all the same."""
     monkeypatch.setattr(_process, "SHORTEST_DELAY", 0.0)
     async with in_process(Doubler) as batcher:
-        pid, _ = await batcher.infer("fork")
+        pid = await batcher.infer("fork")
         try:
             with pytest.raises(ModelError) as caught:
                 await batcher.infer("kill")

@@ -64,7 +64,9 @@ class Bursts(Generic[T]):
         self._host, self._scheduler = host, scheduler
         # A limiter of our own has a token for each device: nobody waits for one.
         self.shared = limiter is not None
-        self._limiter = host.limiter(len(scheduler.fleet.devices)) if limiter is None else limiter
+        own = host.limiter(len(scheduler.fleet.devices))
+        self._limiter = own if limiter is None else limiter
+        self._own_limiter = own
         self._deliver, self._refuse, self._ring = deliver, refuse, ring
         self._watch = watch
         self.emptied = threading.Event()
@@ -83,6 +85,8 @@ class Bursts(Generic[T]):
         if device.is_async:
             await self._work_async(device, parting)
         else:
+            if device.has_to_be_prepared:
+                await self._prepare(device)
             work = self._work_ahead if device.overlaps else self._work
             if device.is_watched:
                 await self._watch.in_thread(work, device, parting, limiter=self._limiter)
@@ -91,6 +95,13 @@ class Bursts(Generic[T]):
 
     # While a model runs, no frame below has anything of the batches before: each exception that
     # ever left a model has those frames in its traceback, or behind it.
+
+    async def _prepare(self, device: Device[T]) -> None:
+        """Have a model made anew: meanwhile others have the token, and other devices the queue."""
+        with self._scheduler.lock:
+            device.put_down()
+        self._ring()
+        await self._host.in_thread(device.prepare, limiter=self._own_limiter)
 
     def _work(self, device: Device[T], parting: list[Done[T]]) -> None:
         with prompt_waking():
@@ -229,8 +240,8 @@ class Bursts(Generic[T]):
         return self.shared and self._limiter.statistics().tasks_waiting > 0
 
     def _token_given_up(self, device: Device[T]) -> bool:
-        """Whether the burst ends here because somebody else waits for the limiter."""
-        if not self._is_wanted():
+        """Whether the burst ends here: others wait for the limiter, or the model is gone."""
+        if not self._is_wanted() and not device.has_to_be_prepared:
             return False
         with self._scheduler.lock:
             device.put_down()

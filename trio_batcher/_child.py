@@ -1,6 +1,7 @@
 """What runs in a model's own process: it makes the model, runs it, and leaves with its parent.
 
-Parent and child take turns; the child answers each message with one.
+Parent and child take turns; the child answers each message with one. What the model has forked may
+come back into this code: it leaves at once, and touches nothing that the two have between them.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import pickle
 import signal
 import threading
 import traceback
+from collections.abc import Sequence
+from contextlib import suppress
 from enum import IntEnum
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
-from ._shared import Line, pack, unpack
+from ._shared import NOTHING, Line, pack, unpack
+from ._told import Told, tell
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -26,6 +30,12 @@ __all__ = ["LEFT_TO_THE_PARENT", "Kind", "main"]
 
 # Who sends these to a whole service means the service, and the parent is to end it in good order.
 LEFT_TO_THE_PARENT = frozenset({signal.SIGINT, signal.SIGTERM})
+# Seconds between two looks at the parent where the kernel does not tell of its end.
+_GLANCE = 0.5
+# Seconds for which results are kept that the parent may ask for one by one.
+_KEEPING = 1.0
+# Results of these types can be unpickled in the parent.
+_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
 
 
 class Kind(IntEnum):
@@ -35,9 +45,16 @@ class Kind(IntEnum):
     LOAD = 1
     RUN = 2
     CLOSE = 3
-    # The child's: a value, or an exception and its traceback.
-    DONE = 4
-    FAILED = 5
+    # The last run's results again, one by one.
+    AGAIN = 4
+    # The child's: a value; a list in which exceptions are as they are told; a list of results
+    # that are packed one by one, or told why not; an exception, told.
+    DONE = 5
+    MIXED = 6
+    EACH = 7
+    FAILED = 8
+    # There was no room for the message, or for an answer.
+    NO_MEMORY = 9
 
 
 def main(connection: Connection, incoming: Block | None, outgoing: Block | None) -> None:
@@ -47,55 +64,167 @@ def main(connection: Connection, incoming: Block | None, outgoing: Block | None)
     line = Line(connection, outgoing, incoming)
     # Says that the parent's main module could be imported here.
     line.send(Kind.DONE)
-    model: Any = None
+    service = _Service()
     kind = 0
     while kind != Kind.CLOSE:
+        if service.kept is not None and not connection.poll(_KEEPING):
+            service.kept = None
         try:
-            kind, parts = line.receive()
+            try:
+                kind, parts = line.receive()
+                answer = service.answer(kind, parts)
+            except MemoryError:
+                answer = Kind.NO_MEMORY, NOTHING
+            # Not to be kept alive until the next batch.
+            parts = []
+            service.leave_if_forked()
+            _say(line, answer)
         except EOFError:
             return
-        try:
-            result: Any = None
-            match kind:
-                case Kind.LOAD:
-                    model = unpack(parts)()
-                case Kind.RUN:
-                    result = model.infer(unpack(parts))
-                case Kind.CLOSE:
-                    _close(model)
-            answer = Kind.DONE, _packed(result)
-        except BaseException as exc:  # noqa: BLE001, ASYNC103  the parent's to judge
-            answer = Kind.FAILED, _packed_error(exc)
-        # Not to be kept alive until the next batch.
-        result, parts = None, []
-        line.send(*answer)
         del answer
 
 
-def _close(model: Any) -> None:
-    close = getattr(model, "close", None)
-    if close is not None:
-        close()
-
-
-def _packed(result: Any) -> Packed:
+def _say(line: Line, answer: tuple[Kind, Packed]) -> None:
+    line.number = line.heard
     try:
-        return pack(result)
-    except Exception as exc:
-        msg = f"what the model returned cannot be sent to the batcher's process: {exc}"
-        raise TypeError(msg) from exc
+        if not line.our_turn:
+            raise EOFError  # what there was no room for is still in the pipe
+        line.send(*answer)
+    except MemoryError:
+        if not line.our_turn:
+            raise
+        line.send(Kind.NO_MEMORY)
 
 
-def _packed_error(error: BaseException) -> Packed:
-    text = "".join(traceback.format_exception(error)).rstrip()
+class _Service:
+    """The model.
+
+    Attributes:
+        kept: the last run's results, if the parent may not be able to unpickle one of them.
+    """
+
+    def __init__(self) -> None:
+        self.kept: Sequence[Any] | None = None
+        self._model: Any = None
+        self._here = os.getpid()
+
+    def answer(self, kind: int, parts: list[memoryview]) -> tuple[Kind, Packed]:
+        """Do as a message says and return the answer.
+
+        Raises:
+            MemoryError: there is no room for one.
+        """
+        kept, self.kept = self.kept, None
+        try:
+            return self._answer(kind, parts, kept)
+        except BaseException as exc:  # noqa: BLE001, ASYNC103  the parent's to judge
+            self.leave_if_forked(exc)
+            return Kind.FAILED, pack(tell(exc))  # noqa: ASYNC104
+
+    def leave_if_forked(self, error: BaseException | None = None) -> None:
+        """End a forked copy of this process as Python would, but with nothing of ours touched."""
+        if os.getpid() == self._here:
+            return
+        code = 0 if error is None else 1
+        try:
+            if isinstance(error, SystemExit):
+                code = error.code if isinstance(error.code, int) else int(error.code is not None)
+            elif error is not None:
+                traceback.print_exception(error)
+        finally:
+            os._exit(code & 0xFF)
+
+    def _answer(
+        self, kind: int, parts: list[memoryview], kept: Sequence[Any] | None
+    ) -> tuple[Kind, Packed]:
+        match kind:
+            case Kind.LOAD:
+                self._model = _unpacked("the model", parts)()
+            case Kind.RUN:
+                return self._packed(self._model.infer(_unpacked("an input", parts)))
+            case Kind.AGAIN if kept is not None:
+                return Kind.EACH, _one_by_one(kept)
+            case Kind.CLOSE:
+                close = getattr(self._model, "close", None)
+                if close is not None:
+                    close()
+        return Kind.DONE, pack(None)
+
+    def _packed(self, results: Any) -> tuple[Kind, Packed]:
+        listed = _listed(results)
+        kind = Kind.DONE
+        if any(issubclass(type(each), BaseException) for each in listed):
+            results = listed = [
+                tell(each) if issubclass(type(each), BaseException) else each for each in listed
+            ]
+            kind = Kind.MIXED
+        try:
+            packed = pack(results)
+        except MemoryError:
+            raise
+        except BaseException as exc:  # noqa: ASYNC103  of a result's own class
+            if not listed:
+                raise _not_sent(exc) from exc  # noqa: ASYNC104
+            return Kind.EACH, _one_by_one(listed)  # noqa: ASYNC104
+        if not all(map(_is_plain, listed)):
+            self.kept = listed
+        return kind, packed
+
+
+def _unpacked(what: str, parts: list[memoryview]) -> Any:
     try:
-        twin = pickle.loads(pickle.dumps(error))  # noqa: S301  made in this very line
-        if type(twin) is type(error):
-            return pack((error, text))
-    except Exception as exc:  # noqa: BLE001  whatever its class does; told instead
-        text += f"\n(it cannot be pickled: {exc!r})"
-    last = traceback.format_exception_only(error)[-1].strip()
-    return pack((RuntimeError(f"{last} (in the model's process; it cannot leave that)"), text))
+        return unpack(parts)
+    except MemoryError:
+        raise
+    except BaseException as exc:
+        msg = f"{what} cannot be unpickled in the model's process: {exc}"
+        if "__main__" in msg:
+            msg += (
+                " (it is defined in the program's main module; of a notebook or an interactive "
+                "session nothing can be imported there: put it into a module, a .py file)"
+            )
+        raise TypeError(msg) from exc  # noqa: ASYNC104
+
+
+def _listed(results: Any) -> Sequence[Any]:
+    """Return the results one by one; nothing if they are no objects, as in an array of numbers."""
+    if isinstance(results, list | tuple):
+        return results
+    if isinstance(results, str | bytes | bytearray | memoryview | range):
+        return ()
+    with suppress(Exception):  # if that fails it does so for the parent, who tells everybody
+        if isinstance(results, Sequence) or getattr(results, "dtype", None) == "O":
+            return list(results)
+    return ()
+
+
+def _is_plain(result: Any) -> bool:
+    """Return whether the parent can unpickle it for sure."""
+    kind = type(result)
+    return kind in _PLAIN or (
+        kind.__module__ in ("numpy", "torch") and getattr(result, "dtype", None) != "O"
+    )
+
+
+def _one_by_one(results: Sequence[Any]) -> Packed:
+    each: list[Any] = []
+    for result in results:
+        if isinstance(result, Told):
+            each.append(result)
+            continue
+        try:
+            pieces, buffers = pack(result)
+        except MemoryError:
+            raise
+        except BaseException as exc:  # noqa: BLE001, ASYNC103  of the result's own class
+            each.append(_not_sent(exc))  # noqa: ASYNC104
+        else:
+            each.append((b"".join(pieces), [pickle.PickleBuffer(it) for it in buffers]))
+    return pack(each)
+
+
+def _not_sent(error: BaseException) -> TypeError:
+    return TypeError(f"what the model returned cannot be sent to the batcher's process: {error}")
 
 
 def _leave_signals_to_the_parent() -> None:
@@ -128,18 +257,21 @@ def _leave_with_the_parent() -> None:
     # held open by whatever the parent has forked.
     lifelines: list[int] = [parent.sentinel]
     if hasattr(os, "pidfd_open"):
-        try:
+        with suppress(OSError):  # not allowed, or there is no parent any more
             lifelines.append(os.pidfd_open(parent.pid or 0))
-        except OSError:
-            os._exit(1)
-    threading.Thread(target=_follow, args=(lifelines,), name="lifeline", daemon=True).start()
+    with suppress(RuntimeError):  # no thread to be had: there is still the kernel
+        threading.Thread(
+            target=_follow, args=(parent.pid, lifelines), name="lifeline", daemon=True
+        ).start()
     _have_the_kernel_see_to_it(parent.sentinel)
     if os.getppid() != parent.pid:  # it had ended before anything of this was ready
         os._exit(1)
 
 
-def _follow(lifelines: list[int]) -> None:
-    wait(lifelines)
+def _follow(parent: int, lifelines: list[int]) -> None:
+    while not wait(lifelines, _GLANCE if len(lifelines) == 1 else None):
+        if os.getppid() != parent:
+            break
     os._exit(1)
 
 

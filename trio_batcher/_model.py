@@ -126,10 +126,16 @@ class Keeper(Protocol):
     """What keeps a model that is not in this process; see `_process`.
 
     Attributes:
+        batch_timeout: seconds that a run may take.
         restarts: how many times it was made anew.
     """
 
+    batch_timeout: float
     restarts: int
+
+    def is_ready(self) -> bool:
+        """Return whether it can run at once. Callable from any thread."""
+        ...
 
     def ready(self) -> None:
         """See to it that it can run. Called in the worker, before each run."""

@@ -93,6 +93,20 @@ class Runner(Generic[T]):
         return self.batch_timeout < math.inf and not self.is_async and self._keeper is None
 
     @property
+    def has_to_be_prepared(self) -> bool:
+        """Whether its model has to be made anew before it can run."""
+        return self._keeper is not None and not self._keeper.is_ready()
+
+    def prepare(self) -> None:
+        """Make its model anew, with what delays there are. Called in the worker, without a token.
+
+        Raises:
+            DeviceLost: that cannot be done; or interrupted.
+        """
+        if self._keeper is not None:
+            self._keeper.ready()
+
+    @property
     def restarts(self) -> int:
         """How many times its model was made anew."""
         return 0 if self._keeper is None else self._keeper.restarts

@@ -5,32 +5,40 @@ not pickled. All of that is written into a block, a file in memory that has no n
 that nothing can be left of it however the two end. A header of a few bytes then goes through
 the pipe, and the other side reads the block into memory of its own: two copies each way, made
 without the interpreter lock, and nothing that the next message could overwrite. There is a block
-each way, used again for each message; it is as large as the largest so far.
+each way, used again for each message; it is as large as the largest so far. Where there is none,
+or no room in it, the pipe has it all.
 
-Nothing here blocks on a full pipe: a header has room in an empty one, and there is never more
-than one message on its way.
+Nothing here blocks on a full pipe as long as the blocks are used: a header has room in an empty
+one, and there is never more than one message on its way.
+
+Messages have numbers; an answer has its question's. What is not as it has to be is no message, and
+the conversation is over.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import pickle
 import struct
 import sys
-import tempfile
 from array import array
-from multiprocessing import reduction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ._block import Block, Garbled, new_block
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from multiprocessing.connection import Connection
 
-__all__ = ["NOTHING", "Block", "Line", "Packed", "new_block", "pack", "unpack"]
+__all__ = ["NOTHING", "Block", "Garbled", "Line", "Packed", "new_block", "pack", "unpack"]
 
-# What kind of message, and how many parts it has.
-_HEADER = struct.Struct("<BQ")
+# Its number, what kind of message, where its parts are, how many, and the bytes in all of them.
+_HEADER = struct.Struct("<QBBQQ")
+_IN_THE_BLOCK, _IN_THE_PIPE = 0xB1, 0xB2
+# What goes through the pipe goes in pieces, so that it can be passed over without memory for it.
+_PIECE = 1 << 20
 
 
 class Packed(NamedTuple):
@@ -48,70 +56,25 @@ class Packed(NamedTuple):
 NOTHING = Packed((), ())
 
 
-class Block:
-    """A file in memory without a name, which a child inherits when it is spawned."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def close(self) -> None:
-        """Let go of it; the memory is freed when the other side has, too."""
-        os.close(self.fd)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Only while a process is being spawned: that is when a descriptor can be handed on.
-        return _inherited, (reduction.DupFd(self.fd),)
-
-    @property
-    def size(self) -> int:
-        """How many bytes it holds."""
-        return os.fstat(self.fd).st_size
-
-    def write(self, parts: Sequence[memoryview]) -> None:
-        """Write the parts from the beginning on."""
-        offset = 0
-        for part in parts:
-            left = part
-            while left:
-                written = os.pwrite(self.fd, left, offset)
-                left, offset = left[written:], offset + written
-
-    def read_into(self, part: memoryview, offset: int) -> int:
-        """Fill a part from there and return where that ended."""
-        left = part
-        while left:
-            count = os.preadv(self.fd, [left], offset)
-            if not count:
-                raise EOFError
-            left, offset = left[count:], offset + count
-        return offset
-
-
-def _inherited(handle: Any) -> Block:
-    fd: int = handle.detach()
-    os.set_inheritable(fd, False)  # noqa: FBT003  positional only
-    return Block(fd)
-
-
-def new_block() -> Block | None:
-    """Return a block, or `None` where a child cannot inherit one: the pipe has it all then."""
-    if not hasattr(os, "preadv") or sys.platform == "win32":
-        return None
-    if hasattr(os, "memfd_create"):
-        return Block(os.memfd_create("trio_batcher"))
-    with tempfile.TemporaryFile() as file:  # has no name any more
-        return Block(os.dup(file.fileno()))
-
-
 class Line:
-    """One end of a conversation in which the two sides take turns."""
+    """One end of a conversation in which the two sides take turns.
+
+    Attributes:
+        number: of the message that is sent next.
+        heard: of the last one received.
+        our_turn: nothing was sent that is not answered, and nothing received in part.
+    """
 
     def __init__(
         self, connection: Connection, outgoing: Block | None, incoming: Block | None
     ) -> None:
         self.connection = connection
+        self.number = self.heard = 0
+        self.our_turn = True
         self._outgoing = outgoing
         self._incoming = incoming
+        # Whoever closes all descriptors gets their numbers again, for files of its own.
+        self._files = self._identities()
         # The parts of the last message: fresh memory costs more than what is copied into it.
         self._spare: list[bytearray] = []
 
@@ -120,50 +83,125 @@ class Line:
 
         Raises:
             EOFError: the other side is gone.
-            OSError: there is no room for it. Nothing was sent.
+            Garbled: the descriptors are not what they were.
+            MemoryError: nothing was sent, if it is `our_turn`.
         """
         pieces, buffers = packed
-        sizes = array("Q", [sum(map(len, pieces)), *map(len, buffers)])
+        sizes = array("Q", [self.number, sum(map(len, pieces)), *map(len, buffers)])
         views = [memoryview(sizes).cast("B"), *[memoryview(piece) for piece in pieces], *buffers]
-        if self._outgoing is not None:
-            self._outgoing.write(views)
+        self._check_files()
+        way = self._written(views)
+        header = _HEADER.pack(self.number, kind, way, len(sizes), sum(sizes) - self.number)
+        self.our_turn = False
         try:
-            self.connection.send_bytes(_HEADER.pack(kind, len(sizes)))
-            if self._outgoing is None:
-                for view in (views[0], memoryview(b"".join(pieces)), *buffers):
-                    self.connection.send_bytes(view)
+            self.connection.send_bytes(header)
+            if way == _IN_THE_PIPE:
+                self._send_all(views)
         except OSError as exc:
-            raise EOFError from exc
+            raise _gone(exc) from exc
 
     def receive(self) -> tuple[int, list[memoryview]]:
         """Wait for a message and return its kind and what `unpack` wants.
 
         Raises:
             EOFError: the other side is gone.
+            Garbled: it says what makes no sense.
+            MemoryError: there is no room for it. It was passed over, if it is `our_turn`.
         """
+        self.our_turn = False
+        self._check_files()
         try:
-            kind, count = _HEADER.unpack(self.connection.recv_bytes())
+            header = self.connection.recv_bytes(_HEADER.size)
+            self.heard, kind, way, count, total = _HEADER.unpack(header)
+            fill = self._filler(way, count, total)
             sizes = array("Q", bytes(8 * count))
-            offset = self._fill(memoryview(sizes).cast("B"), 0)
-            parts = [memoryview(part) for part in self._room(sizes)]
+            offset = fill(memoryview(sizes).cast("B"), 0)
+            if sizes[0] != self.heard or sum(sizes) - self.heard != total:
+                raise Garbled("the sizes are another message's")
+            try:
+                parts = [memoryview(part) for part in self._room(sizes[1:])]
+            except MemoryError:
+                if way == _IN_THE_PIPE:
+                    self._pass_over(total)
+                self.our_turn = True
+                raise
             for part in parts:
-                offset = self._fill(part, offset)
+                offset = fill(part, offset)
+        except struct.error as exc:
+            raise Garbled("a header of another length") from exc
         except OSError as exc:
-            raise EOFError from exc
+            raise _gone(exc) from exc
+        self.our_turn = True
         return kind, parts
+
+    def _filler(self, way: int, count: int, total: int) -> Callable[[memoryview, int], int]:
+        if count < 2:  # noqa: PLR2004  its number, and a pickle
+            raise Garbled("it consists of nothing")
+        if way == _IN_THE_PIPE:
+            return self._receive_into
+        if way != _IN_THE_BLOCK or self._incoming is None:
+            raise Garbled("it is nowhere")
+        if 8 * count + total > self._incoming.size:
+            raise Garbled("it is longer than the shared memory")
+        return self._incoming.read_into
+
+    def _written(self, views: Sequence[memoryview]) -> int:
+        """Write it into the block, if there is one and room in it; return where it is."""
+        if self._outgoing is not None:
+            try:
+                self._outgoing.write(views)
+            except OSError:  # a limit, or a full disk
+                self._outgoing.empty()
+            else:
+                return _IN_THE_BLOCK
+        return _IN_THE_PIPE
 
     def _room(self, sizes: Sequence[int]) -> list[bytearray]:
         unused: dict[int, list[bytearray]] = {}
         for part in filter(_is_unused, self._spare):
             unused.setdefault(len(part), []).append(part)
+        self._spare = []
         self._spare = [unused[n].pop() if unused.get(n) else bytearray(n) for n in sizes]
         return self._spare
 
-    def _fill(self, part: memoryview, offset: int) -> int:
-        if self._incoming is not None:
-            return self._incoming.read_into(part, offset)
-        self.connection.recv_bytes_into(part)
-        return offset
+    def _send_all(self, views: Sequence[memoryview]) -> None:
+        for view in views:
+            for start in range(0, len(view), _PIECE):
+                self.connection.send_bytes(view[start : start + _PIECE])
+
+    def _receive_into(self, part: memoryview, offset: int) -> int:
+        start = 0
+        while start < len(part):
+            piece = self.connection.recv_bytes(_PIECE)
+            if not piece or start + len(piece) > len(part):
+                raise Garbled("a piece of another length")
+            part[start : start + len(piece)] = piece
+            start += len(piece)
+        return offset + start
+
+    def _pass_over(self, total: int) -> None:
+        while total > 0:
+            total -= len(self.connection.recv_bytes(_PIECE))
+
+    def _check_files(self) -> None:
+        if self._identities() != self._files:
+            raise Garbled("its descriptors were closed, and belong to somebody else")
+
+    def _identities(self) -> list[tuple[int, int]]:
+        fds = [block.fd for block in (self._outgoing, self._incoming) if block is not None]
+        if sys.platform != "win32":
+            fds.append(self.connection.fileno())
+        try:
+            return [(found.st_dev, found.st_ino) for found in map(os.fstat, fds)]
+        except OSError as exc:
+            raise EOFError from exc
+
+
+def _gone(error: OSError) -> EOFError:
+    """Return how to tell it: the other side is gone, or what it has sent stops in the middle."""
+    if error.errno in (None, errno.EAGAIN):
+        return Garbled(f"it is not whole: {error}")
+    return EOFError()
 
 
 def _is_unused(part: bytearray) -> bool:

@@ -3,43 +3,80 @@
 from __future__ import annotations
 
 import atexit
+import math
 import multiprocessing
 import os
+import select
 import signal
+import socket
+import struct
+import sys
 import threading
+import time
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any
 
-from ._child import LEFT_TO_THE_PARENT, main
-from ._shared import Line
+from ._child import LEFT_TO_THE_PARENT, Kind, main
+from ._shared import Garbled, Line
+
+if sys.platform != "win32":
+    from ._popen import GLANCE, Popen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
 
-    from ._child import Kind
     from ._shared import Block, Packed
 
 __all__ = ["Child"]
 
 # Seconds that the kernel has to kill a child in: a driver can keep it from that for ever.
 _KILLING = 5.0
+# Seconds in which some of a message that has begun comes or goes.
+_STALLED = 5.0
+# Seconds between a process's last descriptor and its end.
+_MOMENT = 0.001
+_ANSWERS = {
+    None: {Kind.DONE},
+    Kind.LOAD: {Kind.DONE, Kind.FAILED, Kind.NO_MEMORY},
+    Kind.RUN: {Kind.DONE, Kind.MIXED, Kind.EACH, Kind.FAILED, Kind.NO_MEMORY},
+    Kind.AGAIN: {Kind.DONE, Kind.EACH, Kind.FAILED, Kind.NO_MEMORY},
+    Kind.CLOSE: {Kind.DONE, Kind.FAILED, Kind.NO_MEMORY},
+}
+
+
+class _Process(SpawnProcess):
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for its end; a forked copy of its parent, which ends before, does not."""
+        if os.getpid() == self._parent_pid:  # type: ignore[attr-defined]
+            super().join(timeout)
+
+    if sys.platform != "win32":
+
+        @staticmethod
+        def _Popen(process_obj: Any) -> Popen:  # noqa: N802  multiprocessing's own name for it
+            return Popen(process_obj)
 
 
 class Child:
     """One child process and the conversation with it.
 
+    A forked copy of this process has no part in it: it neither talks to the child nor kills it.
+
     Attributes:
+        pid: its own.
         exit_code: as in `multiprocessing.Process`, once it has ended.
     """
 
     def __init__(self, outgoing: Block | None, incoming: Block | None) -> None:
         self.exit_code: int | None = None
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        self._process = context.Process(
+        self._how = "it belongs to another process"
+        self._owner = os.getpid()
+        ours, theirs = multiprocessing.get_context("spawn").Pipe()
+        self._process = _Process(
             target=main,
             args=(theirs, outgoing, incoming),
             name="trio_batcher model",
@@ -53,82 +90,185 @@ class Child:
             raise
         finally:
             theirs.close()
+        self._popen: Any = self._process._popen  # type: ignore[attr-defined]  # noqa: SLF001
+        self._kill = self._process.kill
         # At the interpreter's end, multiprocessing would wait for it.
-        atexit.register(self._process.kill)
+        atexit.register(self._kill)
+        self.pid = self._process.pid
+        _bound(ours)
         self._line = Line(ours, outgoing, incoming)
         self._connection = ours
         # Readable once it has ended. The pipe that multiprocessing has for that is held open by
         # whatever the child has forked, so Linux's own way is better.
-        self._pidfd: int | None = None
-        if hasattr(os, "pidfd_open"):
-            with suppress(OSError):
-                self._pidfd = os.pidfd_open(self._process.pid or 0)
+        self._pidfd: int | None = getattr(self._popen, "pidfd", None)
         self._pulse = self._process.sentinel if self._pidfd is None else self._pidfd
+        # Asked before each batch: ten times as fast as `wait`.
+        self._poll = select.poll() if hasattr(select, "poll") else None
+        if self._poll is not None:
+            self._poll.register(self._pulse, select.POLLIN)
 
-    def is_alive(self) -> bool:
-        """Return whether it has not ended yet."""
-        return not self.has_ended(0.0)
+    def is_ready(self) -> bool:
+        """Return whether it has not ended yet, and waits for a message."""
+        if not self._line.our_turn or self._connection.closed or self._is_over():
+            return False
+        return not (wait([self._pulse], 0.0) if self._poll is None else self._poll.poll(0))
 
     def has_ended(self, within: float) -> bool:
         """Wait for its end, so many seconds at most, and return whether that has come."""
-        return bool(wait([self._pulse], within))
+        if self._pidfd is not None:
+            return bool(wait([self._pulse], within))
+        until = time.monotonic() + within
+        while not self._is_over():
+            left = until - time.monotonic()
+            if left <= 0.0:
+                return False
+            if wait([self._pulse], min(left, GLANCE)):
+                time.sleep(_MOMENT)  # it has closed all descriptors: the rest takes no time
+        return True
+
+    def _is_over(self) -> bool:
+        """Return whether it has ended, where the kernel does not tell of it by itself."""
+        return self._pidfd is None and self._process.exitcode is not None
+
+    def begin(self, bell: Connection | None) -> None:
+        """Wait until it can take messages, or until the bell is readable.
+
+        Raises:
+            EOFError: it has ended, or hung up.
+            Garbled: it has said something else.
+            TimeoutError: the bell is readable.
+        """
+        if sys.platform != "win32":
+            self._popen.feed(bell)
+        self._answer(None, bell, lambda: 0.0, math.inf)
 
     def ask(
         self,
-        kind: Kind | None,
+        kind: Kind,
         packed: Packed,
         bell: Connection | None,
         patience: Callable[[], float],
+        at_most: float = math.inf,
     ) -> tuple[int, list[memoryview]]:
-        """Send a message, if there is a kind, and return the answer.
+        """Send a message and return the answer.
+
+        Whatever else is raised between the two, it does not wait for a message any more then.
 
         Args:
             kind: what the message is about.
             packed: what it consists of.
             bell: from when it is readable on, patience counts; `None`: from now on.
             patience: asked for seconds then.
+            at_most: seconds to wait for the answer in any case.
 
         Raises:
             EOFError: it has ended without an answer, or hung up.
-            TimeoutError: patience has come to its end.
+            Garbled: what came is not the answer.
+            MemoryError: there is no room for one of the two. It may wait for another message.
+            TimeoutError: patience, or the time, has come to its end.
+            RuntimeError: this is a forked copy of its parent.
         """
-        if kind is not None:
-            self._line.send(kind, packed)
-        signs: list[Any] = [self._connection, self._pulse]
-        ready = wait([*signs, bell]) if bell is not None else []
-        if ready in ([], [bell]):
-            ready = wait(signs, patience())
-        # An answer counts, also if it was the last thing the child did.
-        if self._connection in ready:
-            return self._line.receive()
-        if ready:
-            raise EOFError
-        raise TimeoutError
+        if os.getpid() != self._owner:
+            msg = (
+                "this process was forked from the one that has the batcher, and cannot use its "
+                "model's process: open a batcher after the fork"
+            )
+            raise RuntimeError(msg)
+        self._line.number += 1
+        self._line.send(kind, packed)
+        return self._answer(kind, bell, patience, at_most)
 
-    def end(self) -> str:
-        """Kill it if need be, let go of all that belongs to it, and say how it has ended."""
-        if self._connection.closed:
-            return _how(self.exit_code)
-        self._connection.close()
+    def _answer(
+        self,
+        asked: Kind | None,
+        bell: Connection | None,
+        patience: Callable[[], float],
+        at_most: float,
+    ) -> tuple[int, list[memoryview]]:
+        self._listen(bell, patience, at_most)
+        line = self._line
+        try:
+            kind, parts = line.receive()
+        finally:
+            if line.heard != line.number:
+                line.our_turn = False
+        if not line.our_turn or kind not in _ANSWERS[asked]:
+            line.our_turn = False
+            raise Garbled(f"message {line.heard}, of kind {kind}, was to answer {line.number}")
+        return kind, parts
+
+    def _listen(
+        self, bell: Connection | None, patience: Callable[[], float], at_most: float
+    ) -> None:
+        """Return when there is an answer."""
+        end = time.monotonic() + min(at_most, patience() if bell is None else math.inf)
+        glance = GLANCE if self._pidfd is None else math.inf
+        signs: list[Any] = [self._connection, self._pulse]
+        if bell is not None:
+            signs.append(bell)
+        while True:
+            left = min(glance, max(0.0, end - time.monotonic())) if end < math.inf else glance
+            ready = wait(signs, left if left < math.inf else None)
+            # An answer counts, also if it was the last thing the child did.
+            if self._connection in ready:
+                return
+            if self._pulse in ready or self._is_over():
+                raise EOFError
+            if ready:
+                signs.pop()
+                end = min(end, time.monotonic() + patience())
+            elif time.monotonic() >= end:
+                raise TimeoutError
+
+    def end(self, within: float = 0.0) -> str:
+        """Kill it if need be, let go of all that belongs to it, and say how it has ended.
+
+        Args:
+            within: seconds that it has to end by itself.
+        """
+        if not self._connection.closed:
+            self._connection.close()
+            if os.getpid() == self._owner:
+                self._how = self._ended(within)
+        return self._how
+
+    def _ended(self, within: float) -> str:
+        by_itself = self.has_ended(within)
         self._process.kill()
-        if self.has_ended(_KILLING):
+        ended = self.has_ended(_KILLING)
+        if ended:
             self._process.join()
-            self.exit_code = self._process.exitcode
-            atexit.unregister(self._process.kill)
-            with suppress(ValueError):  # somebody else has reaped it: then nobody knows
+            if getattr(self._popen, "is_known", True):
+                self.exit_code = self._process.exitcode
+            atexit.unregister(self._kill)
+            with suppress(ValueError):  # it still counts as running
                 self._process.close()
-        if self._pidfd is not None:
-            os.close(self._pidfd)
+        if not by_itself:
+            return "it had to be killed" if ended else "it could not even be killed"
+        if self.exit_code is None:
+            return "nobody knows how, as somebody else was told (or SIGCHLD is ignored)"
         return _how(self.exit_code)
 
 
-def _how(exit_code: int | None) -> str:
-    if exit_code is None:
-        return "nobody knows how"
-    if exit_code < 0:
-        with suppress(ValueError):
-            return f"killed by {signal.Signals(-exit_code).name}"
-    return f"exit code {exit_code}"
+def _bound(connection: Connection) -> None:
+    """Have reading and writing fail, not wait for ever, on a message that stops in the middle."""
+    if sys.platform == "win32":
+        return
+    limit = struct.pack("ll", int(_STALLED), 0)
+    with socket.socket(fileno=os.dup(connection.fileno())) as twin, suppress(OSError):
+        twin.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        twin.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+
+def _how(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    if exit_code == -signal.SIGKILL:
+        return "killed by SIGKILL, perhaps by the kernel's out-of-memory killer"
+    try:
+        return f"killed by {signal.Signals(-exit_code).name}"
+    except ValueError:
+        return f"killed by signal {-exit_code}"
 
 
 # Of the process, as the flag is that it guards.
