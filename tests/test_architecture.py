@@ -27,7 +27,15 @@ FLOORS = [
     {"_fleet"},
     {"_device", "_process"},
     {"_bisection", "_hosts", "_interpreter", "_model", "_policy", "_spawned"}
-    | {"_deadline_headers", "_exit_status", "_inbox", "_problems", "_statistics", "_torch_devices"},
+    | {
+        "_deadline_headers",
+        "_exit_status",
+        "_inbox",
+        "_outbox",
+        "_problems",
+        "_statistics",
+        "_torch_devices",
+    },
     {"_child", "_collate", "_packing"},
     {"_selection"},
     {"_items", "_latency", "_memory", "_queue"},

@@ -1,0 +1,92 @@
+"""The sending side of one HTTP request: what nobody takes any more is not waited for.
+
+A server's ``send`` waits until the client has taken enough of what was sent before. Of a client
+that has left it may wait for ever: hypercorn's does, over HTTP/2, once the connection is closed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+
+    Message: TypeAlias = MutableMapping[str, Any]
+
+__all__ = ["Outbox"]
+
+# Seconds that a server has for what is being sent when the client leaves, and rounds of the event
+# loop, for one that is held up: hypercorn announces the leaving from within the sending of the last
+# piece, and has to tidy up after that.
+_FAREWELL = 0.5
+_FAREWELL_ROUNDS = 10
+# Bytes of a body that are sent at a time. So there is something to see of a client that takes its
+# answer slowly.
+_PIECE = 256 * 1024
+
+
+class Outbox:
+    """Stands between the application's ``send`` and the server's.
+
+    Attributes:
+        abandoned: whether sending was given up, for good. What is sent later is dropped.
+    """
+
+    def __init__(
+        self, send: Callable[[Message], Awaitable[None]], patience: float = math.inf
+    ) -> None:
+        """Send nothing yet.
+
+        Args:
+            send: the server's.
+            patience: seconds that a client has for each piece of a body.
+        """
+        self.abandoned = False
+        self._send = send
+        self._patience = patience
+        self._underway: set[anyio.CancelScope] = set()
+
+    async def send(self, message: Message) -> None:
+        """Send a message, in pieces if it is long, until that is given up."""
+        is_body = message["type"] == "http.response.body"  # else, say a file: at once, at its pace
+        for piece in _pieces(message) if is_body else (message,):
+            if self.abandoned:
+                await checkpoint()
+                return
+            limit = anyio.current_time() + self._patience if is_body else math.inf
+            with anyio.CancelScope(deadline=limit) as scope:
+                self._underway.add(scope)
+                try:
+                    await self._send(piece)
+                finally:
+                    self._underway.discard(scope)
+            if scope.cancelled_caught:
+                self._abandon()
+
+    async def client_left(self) -> None:
+        """Give up sending, but not at once: what can be sent is."""
+        await anyio.sleep(_FAREWELL)
+        for _ in range(_FAREWELL_ROUNDS):
+            await checkpoint()
+        self._abandon()
+
+    def _abandon(self) -> None:
+        self.abandoned = True
+        for scope in self._underway:
+            scope.cancel()
+
+
+def _pieces(message: Message) -> Iterator[Message]:
+    body = message.get("body", b"")
+    if len(body) <= _PIECE:
+        yield message
+        return
+    with memoryview(body) as view:
+        for start in range(0, len(body), _PIECE):
+            end = start + _PIECE
+            more = end < len(body) or message.get("more_body", False)
+            yield {**message, "body": bytes(view[start:end]), "more_body": more}
