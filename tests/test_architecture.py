@@ -28,6 +28,7 @@ FLOORS = [
     {"_device", "_process"},
     {"_bisection", "_hosts", "_interpreter", "_model", "_policy", "_spawned"}
     | {
+        "_beside",
         "_deadline_headers",
         "_exit_status",
         "_inbox",

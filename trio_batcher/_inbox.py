@@ -4,13 +4,16 @@ To learn that a client has left one has to receive, and what comes instead may b
 of the body. So one task receives for everybody, and keeps
 
 - at most one piece that the application has not asked for: until that is taken nothing
-  more is received, unless it was the last, after which there is no more body to come;
+  more is received, unless it was the last, after which there is no more body to come.
+  Only while the last piece of the answer cannot leave is it thrown away: hypercorn has to
+  get rid of what it has received of the body, before it can end the request;
 - the end of it all, which stays: the client's leaving, or what receiving raised. The
   application gets either after the last piece, as often as it asks.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     Message: TypeAlias = MutableMapping[str, Any]
 
 __all__ = ["Inbox"]
+
+# Seconds after which the rest of a body is in the way of the answer's end.
+_IN_THE_WAY = 0.5
 
 
 class Inbox:
@@ -39,7 +45,7 @@ class Inbox:
         """Receive until there is nothing more; return whether that is as the client has left.
 
         Args:
-            patient: wait until the application has asked for the first time.
+            patient: wait until the application has asked for the first time, or has answered.
         """
         if patient:
             await self._asked.wait()
@@ -84,9 +90,15 @@ class Inbox:
             else:
                 await self._changed.wait()
 
+    def answered(self) -> None:
+        """Receive from now on, if that has waited: the server was told to go on, or not to."""
+        self._asked.set()
+
     def hold(self) -> None:
-        """Keep the end back until `release`."""
+        """Keep the end back until `release`, and soon nothing else."""
         self._holding = True
+        if self._piece is not None:
+            self._notify()
 
     def release(self) -> None:
         """Let the application have the end, if it has come."""
@@ -95,7 +107,10 @@ class Inbox:
 
     async def _until_taken(self) -> None:
         while self._piece is not None:
-            await self._changed.wait()
+            with anyio.move_on_after(_IN_THE_WAY if self._holding else math.inf) as limit:
+                await self._changed.wait()
+            if limit.cancelled_caught:
+                self._piece = None
 
     def _notify(self) -> None:
         self._changed.set()

@@ -10,11 +10,13 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeAlias
 
 import anyio
 from anyio.lowlevel import checkpoint
 
+from ._beside import run_beside
 from ._deadline_headers import InvalidTimeout, check_timeout, check_timeouts, timeout_of
 from ._inbox import Inbox
 from ._outbox import Outbox
@@ -124,7 +126,7 @@ class _Exchange:
         self._inbox = Inbox(receive)
         self._outbox = Outbox(send, send_timeout)
         self._handler = anyio.CancelScope(deadline=anyio.current_time() + timeout)
-        self._client_left = False
+        self._lost: str | None = None  # what the client did instead of taking its answer
         self._started = False
         self._has_trailers = False
         self._ending = False  # the last piece is being sent
@@ -132,24 +134,7 @@ class _Exchange:
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Let the application answer, or answer in its place."""
-        raised: Exception | None = None
-        failure: BaseException | None = None
-        try:
-            try:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._watch, scope)
-                    try:
-                        await self._answer(app, scope)
-                    except Exception as exc:
-                        raised = exc
-                        raise
-                    tasks.cancel_scope.cancel()
-            except BaseExceptionGroup as group:
-                failure = _unwrapped(group, raised)
-            if failure is not None:
-                raise failure  # here, where it gets no context
-        finally:
-            del raised, failure  # whose traceback has this frame: no cycle for each failure
+        await run_beside(partial(self._watch, scope), partial(self._answer, app, scope))
 
     async def _answer(self, app: ASGIApp, scope: Scope) -> None:
         failure: Exception | None = None
@@ -165,9 +150,8 @@ class _Exchange:
             if failure is None:
                 return
             known = culprit(failure)
-            if known is not None and self._client_left:
-                why = "did not take its answer" if self._outbox.abandoned else "left"
-                _logger.info("%s %r: the client %s", scope["method"], scope["path"], why)
+            if known is not None and self._lost is not None:
+                _logger.info("%s %r: the client %s", scope["method"], scope["path"], self._lost)
                 if not self._started:
                     await self._send_499()
                 return
@@ -179,7 +163,7 @@ class _Exchange:
             for message in problem_response(known).as_messages():
                 await self.send(message)
         finally:
-            del failure  # as above
+            del failure  # whose traceback has this frame: no cycle for each failure
 
     async def _send_499(self) -> None:
         # For middlewares outside, which may log it, or insist on a response; nobody else listens.
@@ -191,12 +175,12 @@ class _Exchange:
         # To receive is what makes a server answer "100 Continue": for the application to say.
         patient = any(name == b"expect" for name, _ in scope["headers"])
         if await self._inbox.watch(patient=patient):
-            self._leave()
+            self._lose("left")
             await self._outbox.client_left()
 
-    def _leave(self) -> None:
-        if not self._ending:
-            self._client_left = True
+    def _lose(self, reason: str) -> None:
+        if not self._ending and self._lost is None:
+            self._lost = reason
             self._handler.cancel()
 
     async def send(self, message: Message) -> None:
@@ -208,11 +192,16 @@ class _Exchange:
             self._handler.deadline = math.inf
             self._has_trailers = message.get("trailers", False)
             message = _with_timings(message, self.timings)
-        if not self._is_last(message):
             await self._outbox.send(message)
-            if self._outbox.abandoned:
-                self._leave()
-            return
+            self._inbox.answered()
+        elif not self._is_last(message):
+            await self._outbox.send(message)
+        else:
+            await self._end(message)
+        if self._outbox.abandoned:
+            self._lose("did not take its answer")
+
+    async def _end(self, message: Message) -> None:
         # Hypercorn announces the end of every request as the client's leaving, from within
         # the sending of the last piece. Quart would cancel the task that sends.
         self._ending = True
@@ -233,25 +222,6 @@ class _Exchange:
                 return not message.get("more_trailers")
             case _:
                 return False
-
-
-def _unwrapped(group: BaseExceptionGroup[BaseException], raised: Exception | None) -> BaseException:
-    """Return what left the task group's block, which the task group has put into a group.
-
-    Beside that, from the watching task, are cancellations at most, which come again, and
-    what comes from nowhere, such as `KeyboardInterrupt`.
-
-    Args:
-        group: what left the task group.
-        raised: what left the block, if it was an `Exception`. In the group may be a copy: a
-            cancel scope that looks for its cancellation in a group takes it apart.
-    """
-    inside = [
-        each for each in group.exceptions if not isinstance(each, anyio.get_cancelled_exc_class())
-    ]
-    if len(inside) > 1:
-        return group
-    return inside[0] if raised is None else raised
 
 
 def _refusal(problem: Problem) -> ASGIApp:
