@@ -140,7 +140,7 @@ class _Passage:
         async def watch() -> None:
             patient = any(name == b"expect" for name, _ in self._scope["headers"])
             if await inbox.watch(patient=patient):
-                await self._outbox.client_left()
+                await self._outbox.farewell()
 
         await run_beside(watch, lambda: app(self._scope, inbox.receive, self.send))
 

@@ -14,20 +14,18 @@ of the body. So one task receives for everybody, and keeps
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Awaitable, Callable, Generator, MutableMapping
 
     Message: TypeAlias = MutableMapping[str, Any]
 
 __all__ = ["Inbox"]
-
-# Seconds after which the rest of a body is in the way of the answer's end.
-_IN_THE_WAY = 0.5
 
 
 class Inbox:
@@ -37,7 +35,8 @@ class Inbox:
         self._receive = receive
         self._piece: Message | None = None
         self._end: Message | Exception | None = None
-        self._holding = False
+        self._holders = 0
+        self._patience = math.inf
         self._asked = anyio.Event()
         self._changed = anyio.Event()
 
@@ -82,7 +81,7 @@ class Inbox:
                 if piece is not None:
                     self._notify()
                     return piece
-            elif self._end is not None and not self._holding:
+            elif self._end is not None and not self._holders:
                 await cancel_shielded_checkpoint()
                 if isinstance(self._end, Exception):
                     raise self._end
@@ -94,20 +93,28 @@ class Inbox:
         """Receive from now on, if that has waited: the server was told to go on, or not to."""
         self._asked.set()
 
-    def hold(self) -> None:
-        """Keep the end back until `release`, and soon nothing else."""
-        self._holding = True
+    @contextmanager
+    def holding(self, patience: float = math.inf) -> Generator[None]:
+        """Keep the end back meanwhile.
+
+        Args:
+            patience: seconds after which the rest of the body is thrown away.
+        """
+        self._holders += 1
+        self._patience = min(self._patience, patience)
         if self._piece is not None:
             self._notify()
-
-    def release(self) -> None:
-        """Let the application have the end, if it has come."""
-        self._holding = False
-        self._notify()
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if not self._holders:
+                self._patience = math.inf
+                self._notify()
 
     async def _until_taken(self) -> None:
         while self._piece is not None:
-            with anyio.move_on_after(_IN_THE_WAY if self._holding else math.inf) as limit:
+            with anyio.move_on_after(self._patience) as limit:
                 await self._changed.wait()
             if limit.cancelled_caught:
                 self._piece = None

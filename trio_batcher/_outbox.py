@@ -2,6 +2,8 @@
 
 A server's ``send`` waits until the client has taken enough of what was sent before. Of a client
 that has left it may wait for ever: hypercorn's does, over HTTP/2, once the connection is closed.
+Nor is it cancelled without need: if hypercorn's finds the connection closed, it tells all requests
+of that, one after the other, and those that it does not come to never hear of it.
 """
 
 from __future__ import annotations
@@ -20,8 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Outbox"]
 
 # Seconds that a server has for what is being sent when the client leaves, and rounds of the event
-# loop, for one that is held up: hypercorn announces the leaving from within the sending of the last
-# piece, and has to tidy up after that.
+# loop, for one that is held up.
 _FAREWELL = 0.5
 _FAREWELL_ROUNDS = 10
 # Bytes of a body that are sent at a time. So there is something to see of a client that takes its
@@ -49,6 +50,7 @@ class Outbox:
         self._send = send
         self._patience = patience
         self._underway: set[anyio.CancelScope] = set()
+        self._idle = anyio.Event()
 
     async def send(self, message: Message) -> None:
         """Send a message, in pieces if it is long, until that is given up."""
@@ -64,12 +66,26 @@ class Outbox:
                     await self._send(piece)
                 finally:
                     self._underway.discard(scope)
+                    if not self._underway:
+                        self._idle.set()
             if scope.cancelled_caught:
                 self._abandon()
 
-    async def client_left(self) -> None:
+    async def settle(self) -> None:
+        """Return once nothing is being sent to a client that has left, or is not any more."""
+        if self._underway:
+            self._idle = anyio.Event()
+            with anyio.move_on_after(_FAREWELL):
+                await self._idle.wait()
+                return
+            await self._abandon_soon()
+
+    async def farewell(self) -> None:
         """Give up sending, but not at once: what can be sent is."""
         await anyio.sleep(_FAREWELL)
+        await self._abandon_soon()
+
+    async def _abandon_soon(self) -> None:
         for _ in range(_FAREWELL_ROUNDS):
             await checkpoint()
         self._abandon()

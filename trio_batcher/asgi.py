@@ -41,6 +41,9 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 # Frameworks disagree about the three; all of theirs are to fit.
 ASGIApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
+# Seconds in which the last piece of an answer usually is out. After that, what has arrived of the
+# request's body may be what it waits for.
+_BODY_IN_THE_WAY = 0.5
 _logger = logging.getLogger("trio_batcher.asgi")
 
 
@@ -175,8 +178,9 @@ class _Exchange:
         # To receive is what makes a server answer "100 Continue": for the application to say.
         patient = any(name == b"expect" for name, _ in scope["headers"])
         if await self._inbox.watch(patient=patient):
+            await self._outbox.settle()
             self._lose("left")
-            await self._outbox.client_left()
+            await self._outbox.farewell()
 
     def _lose(self, reason: str) -> None:
         if not self._ending and self._lost is None:
@@ -192,25 +196,19 @@ class _Exchange:
             self._handler.deadline = math.inf
             self._has_trailers = message.get("trailers", False)
             message = _with_timings(message, self.timings)
-            await self._outbox.send(message)
-            self._inbox.answered()
-        elif not self._is_last(message):
-            await self._outbox.send(message)
+        # Hypercorn announces the end of every request as the client's leaving, from within
+        # the sending of the last piece. An application that hears of it cancels what it sends.
+        if not self._is_last(message):
+            with self._inbox.holding():
+                await self._outbox.send(message)
         else:
-            await self._end(message)
+            self._ending = True
+            with self._inbox.holding(_BODY_IN_THE_WAY):
+                await self._outbox.send(message)
+            self._ended = True
+        self._inbox.answered()
         if self._outbox.abandoned:
             self._lose("did not take its answer")
-
-    async def _end(self, message: Message) -> None:
-        # Hypercorn announces the end of every request as the client's leaving, from within
-        # the sending of the last piece. Quart would cancel the task that sends.
-        self._ending = True
-        self._inbox.hold()
-        try:
-            await self._outbox.send(message)
-            self._ended = True
-        finally:
-            self._inbox.release()
 
     def _is_last(self, message: Message) -> bool:
         match message["type"]:
