@@ -9,6 +9,7 @@ from heapq import heappop, heappush
 from itertools import count
 from types import SimpleNamespace
 
+from trio_batcher._bursts import Bursts
 from trio_batcher._device import Device
 from trio_batcher._model import as_sources
 from trio_batcher._overlap import Overlap
@@ -89,6 +90,9 @@ class Stage:
             source, most, SimpleNamespace(now=self.clock, call=None, doorbell=object)
         )
         self.scheduler = Scheduler([self.device], Limits(most, 0.0), self.clock)
+        host = SimpleNamespace(limiter=lambda _: None)
+        nothing = dict.fromkeys(["deliver", "refuse", "ring", "watch"])
+        self.done = Bursts(host, self.scheduler, None, **nothing).done
         self.wanted, self.aborted = False, SimpleNamespace(wait=self.clock.wait)
         self.answers, self.refused, self.delivered = [], [], []
 
@@ -125,6 +129,7 @@ class Stage:
             self.scheduler,
             self.device,
             heed=self.heed,
+            done=self.done,
             post=self.deliver,
             go_on=self.go_on,
             wanted=lambda: self.wanted,

@@ -22,10 +22,11 @@ FLOORS = [
     {"_session"},
     {"_engine", "_lifecycle"},
     {"_attendants", "_bursts"},
-    {"_overlap"},
+    {"_overlap", "_watch"},
     {"_gate", "_options", "_outcomes", "_scheduler"},
-    {"_fleet"},
+    {"_assignments", "_fleet", "_reruns"},
     {"_device", "_process"},
+    {"_runner"},
     {"_bisection", "_hosts", "_interpreter", "_model", "_policy", "_spawned"}
     | {
         "_beside",
@@ -62,6 +63,7 @@ PURE = {
     "_planning",
     "_policy",
     "_queue",
+    "_reruns",
     "_selection",
     "_shapes",
     "_statistics",

@@ -9,8 +9,15 @@ from collections import deque
 import pytest
 from hypothesis import given, strategies as st
 
-from trio_batcher._bisection import Attempt, Failure, Raised, Returned, outcomes_of
-from trio_batcher._errors import ChildDied, ModelError, ResultCountError
+from trio_batcher._bisection import Bisection, Failure, Raised, Returned, checked, failures
+from trio_batcher._errors import (
+    BatchTooLarge,
+    ChildDied,
+    ItemError,
+    ModelError,
+    ResultCountError,
+)
+from trio_batcher._queue import Request
 
 
 class PoisonError(Exception):
@@ -21,22 +28,55 @@ class OtherError(Exception):
     """What they raise for a change."""
 
 
+class Driven:
+    """A batch that is run, and run again until each input has its outcome.
+
+    Attributes:
+        tried: the inputs of every run.
+        outcomes: what each input came to.
+        settled: the numbers of runs after which each input had its outcome.
+    """
+
+    def __init__(self, items):
+        self.requests = [Request(item, 0.0, 0.0) for item in items]
+        self.whole = Bisection.of(self.requests)
+        self.bisection = self.whole.bisection
+        self.tried, self.outcomes, self.settled = [], {}, {}
+
+    def run(self, segment, model):
+        """Run a segment as a device and the engine do."""
+        inputs = [request.item for request in segment]
+        self.tried.append(list(inputs))
+        try:
+            outcomes = checked(model(inputs), len(segment))
+        except BaseException as exc:  # noqa: ASYNC103  as a device does
+            alone, given_up = self.bisection.failed(segment, exc, segment.halves())
+            self._settle(alone, failures(exc, len(alone), 1))
+            if given_up:
+                reason, size = self.bisection.reason, self.bisection.size
+                self._settle(given_up, failures(reason, len(given_up), size))
+            return
+        self.bisection.succeeded(segment)
+        self._settle(segment, outcomes)
+
+    def _settle(self, requests, outcomes):
+        for request, outcome in zip(requests, outcomes, strict=True):
+            assert request not in self.outcomes, "two outcomes"
+            self.outcomes[request] = outcome
+            self.settled[request] = len(self.tried)
+
+    def run_all(self, model, wanted=lambda _: True):
+        self.run(self.whole, model)
+        while segment := self.bisection.next(wanted):
+            self.run(segment, model)
+        assert not self.bisection.pending
+
+
 def drive(items, model) -> tuple[list, list[list]]:
     """Run a batch; return its outcomes, and the inputs of every run."""
-    runs = outcomes_of(items)
-    inputs = next(runs)
-    tried = []
-    while True:
-        tried.append(list(inputs))
-        attempt: Attempt
-        try:
-            attempt = Returned(model(inputs))
-        except BaseException as exc:  # noqa: ASYNC103  as a device does
-            attempt = Raised(exc)
-        try:
-            inputs = runs.send(attempt)
-        except StopIteration as finished:
-            return finished.value, tried
+    driven = Driven(items)
+    driven.run_all(model)
+    return [driven.outcomes[request] for request in driven.requests], driven.tried
 
 
 def answer(item):

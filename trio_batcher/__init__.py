@@ -10,6 +10,7 @@ from ._errors import (
     BatcherClosed,
     BatcherCrashed,
     BatcherError,
+    BatchTooLarge,
     ChildDied,
     DeadlineUnreachable,
     DeviceLost,
@@ -17,6 +18,7 @@ from ._errors import (
     ModelError,
     Overloaded,
     ResultCountError,
+    ThreadNotStarted,
 )
 from ._latency import LatencyFit
 from ._model import InferenceModel
@@ -24,6 +26,7 @@ from ._opening import open_batcher
 from ._statistics import BatcherStatistics, RejectionReason
 
 __all__ = [
+    "BatchTooLarge",
     "Batcher",
     "BatcherClosed",
     "BatcherCrashed",
@@ -39,5 +42,6 @@ __all__ = [
     "Overloaded",
     "RejectionReason",
     "ResultCountError",
+    "ThreadNotStarted",
     "open_batcher",
 ]

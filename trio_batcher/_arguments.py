@@ -7,7 +7,7 @@ from numbers import Real
 
 from ._errors import ItemError
 
-__all__ = ["check_limits", "check_shapes", "checked_cost", "checked_weight"]
+__all__ = ["check_limits", "check_shapes", "check_timeout", "checked_cost", "checked_weight"]
 
 # Sums and ratios of weights stay far from what a float cannot hold.
 _LIGHTEST, _HEAVIEST = 1e-9, 1e9
@@ -31,6 +31,15 @@ def check_limits(
         )
     if limiter is not None and not hasattr(limiter, "acquire_on_behalf_of"):
         raise TypeError(f"limiter must be a CapacityLimiter of trio's or anyio's, not {limiter!r}")
+
+
+def check_timeout(batch_timeout: float) -> None:
+    """Raise what is wrong with the time that a run of the model may take, if anything is."""
+    _check_real("batch_timeout", batch_timeout)
+    if not batch_timeout > 0.0:
+        raise ValueError(
+            f"batch_timeout must be > 0 seconds (math.inf for no limit), not {batch_timeout!r}"
+        )
 
 
 def check_shapes(key: object, cost: object, max_batch_cost: float | None) -> None:

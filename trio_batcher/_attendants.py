@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ._device import Device
     from ._hosts import Host, Nursery
+    from ._watch import Watch
 
 __all__ = ["Attendants"]
 
@@ -26,6 +27,7 @@ class Attendants(Generic[T]):
     Args:
         devices: whose tasks they are.
         burst: runs a burst on a device, and keeps its faults to itself.
+        watch: sees to it that no thread keeps its device for too long.
         faults_kept: keeps any other fault.
         forsake: is told of a device that was rung for and that nobody will come to any more.
     """
@@ -34,12 +36,13 @@ class Attendants(Generic[T]):
         self,
         devices: Sequence[Device[T]],
         burst: Callable[[Device[T]], Awaitable[None]],
-        *,
+        watch: Watch[T],
         faults_kept: Callable[[], AbstractContextManager[None]],
         forsake: Callable[[Device[T]], None],
     ) -> None:
         self._devices = devices
         self._burst, self._faults_kept, self._forsake = burst, faults_kept, forsake
+        self._watch = watch
         self._present = 0
         self._dismissed = False
 
@@ -51,6 +54,8 @@ class Attendants(Generic[T]):
         """
         for device in self._devices:
             nursery.start_soon(self._attend, device)
+        if any(device.is_watched for device in self._devices):
+            nursery.start_soon(self._watch.serve)
         # The second one comes after their first steps, in whatever order tasks are run.
         await host.checkpoint()
         await host.checkpoint()
@@ -60,6 +65,7 @@ class Attendants(Generic[T]):
     def dismiss(self) -> None:
         """Let the tasks end, when their bursts have."""
         self._dismissed = True
+        self._watch.dismiss()
         for device in self._devices:
             device.bell.ring()
 

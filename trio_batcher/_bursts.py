@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
+from ._bisection import Bisection, Raised, Segment, failures
 from ._interpreter import prompt_waking
 from ._overlap import Overlap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ._assignments import Taken
+    from ._bisection import Attempt
     from ._device import Device
     from ._hosts import CapacityLimiter, Host
     from ._queue import Request
-    from ._scheduler import Scheduler, Taken
+    from ._scheduler import Scheduler
+    from ._watch import Watch
 
 __all__ = ["Bursts", "Done"]
 
 T = TypeVar("T")
 
-# A device, its batch, the outcomes, when that was started and when it ended.
+_logger = logging.getLogger("trio_batcher")
+
+# A device, those whose outcome is settled, the outcomes, when their batch was started and ended.
 Done: TypeAlias = "tuple[Device[T], Sequence[Request[T]], Sequence[Any], float, float]"
 
 
@@ -34,6 +42,7 @@ class Bursts(Generic[T]):
         deliver: delivers what is done; called in the event loop, like the next two.
         refuse: turns hopeless requests away, as of some time.
         ring: has the gather task look again.
+        watch: sees to it that no thread keeps its device for too long.
 
     Attributes:
         shared: whether bursts may have to wait for somebody else's.
@@ -49,18 +58,21 @@ class Bursts(Generic[T]):
         deliver: Callable[..., None],
         refuse: Callable[[Sequence[Request[T]], float], None],
         ring: Callable[[], None],
+        watch: Watch[T],
     ) -> None:
         self._host, self._scheduler = host, scheduler
         # A limiter of our own has a token for each device: nobody waits for one.
         self.shared = limiter is not None
         self._limiter = host.limiter(len(scheduler.fleet.devices)) if limiter is None else limiter
         self._deliver, self._refuse, self._ring = deliver, refuse, ring
+        self._watch = watch
         self.emptied = threading.Event()
 
     async def run(self, device: Device[T], parting: list[Done[T]]) -> None:
         """Run batches until nobody is to be run, or somebody else waits for the limiter.
 
-        Cancellation: an async model's batch is cancelled, a thread is waited for.
+        Cancellation: an async model's batch is cancelled, a thread is waited for. One that the
+        watch gives up is left behind.
 
         Args:
             device: what to run them on.
@@ -71,16 +83,27 @@ class Bursts(Generic[T]):
             await self._work_async(device, parting)
         else:
             work = self._work_ahead if device.overlaps else self._work
-            await self._host.in_thread(work, device, parting, limiter=self._limiter)
+            if device.is_watched:
+                await self._watch.in_thread(work, device, parting, limiter=self._limiter)
+            else:
+                await self._host.in_thread(work, device, parting, limiter=self._limiter)
+
+    # While a model runs, no frame below has anything of the batches before: each exception that
+    # ever left a model has those frames in its traceback, or behind it.
 
     def _work(self, device: Device[T], parting: list[Done[T]]) -> None:
         with prompt_waking():
             batch = self._take(device)
             while batch:
-                items = [request.item for request in batch]
-                outcomes = device.run(items, self._scheduler.load(batch))
-                done = (device, batch, outcomes, device.started, device.ended)
-                batch = self._go_on(done, parting)
+                batch = self._go_on(self._run(device, batch), parting)
+
+    def _run(self, device: Device[T], batch: list[Request[T]]) -> Done[T]:
+        return self.done(
+            device,
+            batch,
+            device.run([request.item for request in batch], device.batch_load),
+            device.started,
+        )
 
     def _work_ahead(self, device: Device[T], parting: list[Done[T]]) -> None:
         with prompt_waking():
@@ -88,6 +111,7 @@ class Bursts(Generic[T]):
                 self._scheduler,
                 device,
                 heed=self._heed,
+                done=self.done,
                 post=lambda done: self._host.post(self._deliver, *done),
                 go_on=lambda done: self._go_on(done, parting),
                 wanted=self._is_wanted,
@@ -96,11 +120,13 @@ class Bursts(Generic[T]):
 
     def _go_on(self, done: Done[T], parting: list[Done[T]]) -> list[Request[T]]:
         device = done[0]
+        if device.abandoned:
+            return []
         if self._token_given_up(device):
             parting.append(done)
             return []
         # If anybody waits for the device, that comes first. Else the answers do.
-        waited_for = self._scheduler.queue.size > 0
+        waited_for = self._scheduler.waiting
         if not waited_for:
             self._host.post(self._deliver, *done)
         try:
@@ -114,16 +140,75 @@ class Bursts(Generic[T]):
             await self._limiter.acquire_on_behalf_of(device)
         try:
             while batch := self._take(device):
-                items = [request.item for request in batch]
-                outcomes = await device.run_async(items, self._scheduler.load(batch))
-                done = (device, batch, outcomes, device.started, device.ended)
-                if self._token_given_up(device):
-                    parting.append(done)
+                goes_on = self._deliver_async(await self._run_async(device, batch), parting)
+                del batch
+                if not goes_on:
                     return
-                self._deliver(*done)
+                if self._scheduler.waiting:
+                    # A model that never waits must not keep everybody else from running.
+                    await self._host.checkpoint()
         finally:
             if self.shared:
                 self._limiter.release_on_behalf_of(device)
+
+    def _deliver_async(self, done: Done[T], parting: list[Done[T]]) -> bool:
+        if self._token_given_up(done[0]):
+            parting.append(done)
+            return False
+        self._deliver(*done)
+        return True
+
+    async def _run_async(self, device: Device[T], batch: list[Request[T]]) -> Done[T]:
+        return self.done(
+            device,
+            batch,
+            await device.run_async([request.item for request in batch], device.batch_load),
+            device.started,
+        )
+
+    def done(
+        self, device: Device[T], batch: list[Request[T]], attempt: Attempt, started: float
+    ) -> Done[T]:
+        """Return whose outcome a run settles, and what it is; the rest is to be run again."""
+        if _logger.isEnabledFor(logging.DEBUG):
+            self._log(device, batch, attempt, started)
+        if isinstance(attempt, Raised):
+            settled, outcomes = self._failed(device, batch, attempt.error)
+            return device, settled, outcomes, started, device.ended
+        if isinstance(batch, Segment) or device.safe_size.safe < math.inf:
+            with self._scheduler.lock:
+                device.note_size(batch, None)
+                if isinstance(batch, Segment):
+                    self._scheduler.reruns.succeeded(batch)
+        return device, batch, attempt.results, started, device.ended
+
+    def _failed(
+        self, device: Device[T], batch: list[Request[T]], error: BaseException
+    ) -> tuple[list[Request[T]], list[Any]]:
+        # What takes as long as the batch is large, or is users' code, is done without the lock.
+        segment = batch if isinstance(batch, Segment) else Bisection.of(batch)
+        halves = segment.halves()
+        with self._scheduler.lock:
+            device.note_size(segment, error)
+            alone, given_up = self._scheduler.reruns.failed(segment, error, halves)
+        outcomes = failures(error, len(alone), 1)
+        reason, size = segment.bisection.reason, segment.bisection.size
+        if given_up and reason is not None:
+            outcomes += failures(reason, len(given_up), size)
+        return alone + given_up, outcomes
+
+    def _log(
+        self, device: Device[T], batch: Sequence[Request[T]], attempt: Attempt, started: float
+    ) -> None:
+        what = f"raised {type(attempt.error).__name__}" if isinstance(attempt, Raised) else "ran"
+        _logger.debug(
+            "%s: %s of %d %s in %.6f s",
+            device,
+            "a rerun" if isinstance(batch, Segment) else "a batch",
+            len(batch),
+            what,
+            device.ended - started,
+        )
 
     def _take(self, device: Device[T]) -> list[Request[T]]:
         return self._heed(self._scheduler.take(device))

@@ -16,6 +16,7 @@ Who may touch what:
 
 from __future__ import annotations
 
+import logging
 import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, assert_never
@@ -27,6 +28,7 @@ from ._hosts import ki_protected
 from ._outcomes import Group, Outcomes, closing_error, is_awaited, overload_error
 from ._policy import Dispatch, Idle, Limits, WaitUntil
 from ._scheduler import Scheduler
+from ._watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -42,6 +44,7 @@ __all__ = ["Engine"]
 T = TypeVar("T")
 
 _NEVER = math.inf
+_logger = logging.getLogger("trio_batcher")
 
 
 class Engine(Generic[T]):
@@ -57,16 +60,19 @@ class Engine(Generic[T]):
         limiter: CapacityLimiter | None,
     ) -> None:
         self._host = host
-        self._scheduler = Scheduler(devices, limits, host.now)
+        self._scheduler = Scheduler(devices, limits, host.now, is_awaited)
         self._max_batch_size = limits.max_batch_size
+        self.outcomes: Outcomes[T] = Outcomes(host, self._discard)
+        watch = Watch(host, self._scheduler, self.outcomes.deliver)
         self.max_queue_size = max_queue_size
         self._bursts = Bursts(
             host,
             self._scheduler,
             limiter,
             deliver=self._deliver,
-            refuse=self._refuse_hopeless,
+            refuse=self.outcomes.refuse,
             ring=self._ring,
+            watch=watch,
         )
         self._doorbell = host.doorbell()
         # A new request wakes the gather task if the queue is so long, or its deadline so near.
@@ -74,13 +80,12 @@ class Engine(Generic[T]):
         self._ring_before = -_NEVER
         self._scope = host.shield()
         self._attendants = Attendants(
-            devices, self._burst, faults_kept=self._faults_kept, forsake=self._set_free
+            devices, self._burst, watch, self._faults_kept, self._set_free
         )
         self._aborted = False
         self.failure: BaseException | None = None
         self.failed = host.event()
         self.begun, self.ended = host.event(), host.event()
-        self.outcomes: Outcomes[T] = Outcomes(host, self._discard)
 
     # Callers, in the event loop
 
@@ -102,12 +107,8 @@ class Engine(Generic[T]):
             if due := now >= scheduler.plan_from:
                 scheduler.call_for_plan()
             enough = queue.size >= self._ring_at
-        if due:
-            self._doorbell.ring()
-        if enough:
-            self._call_for_burst()
-        elif deadline < self._ring_before:
-            self._ring()
+        if due or enough or deadline < self._ring_before:
+            self._notify(due=due, enough=enough)
         return None
 
     def submit_group(self, group: Group[T]) -> BatcherError | None:
@@ -123,18 +124,24 @@ class Engine(Generic[T]):
             if due := first.arrived >= scheduler.plan_from:
                 scheduler.call_for_plan()
             enough = scheduler.queue.size >= self._ring_at
+        if due or enough or first.deadline < self._ring_before:
+            self._notify(due=due, enough=enough)
+        return None
+
+    def _notify(self, *, due: bool, enough: bool) -> None:
         if due:
             self._doorbell.ring()
         if enough:
             self._call_for_burst()
-        elif first.deadline < self._ring_before:
+        elif not due:
             self._ring()
-        return None
 
     def _discard(self, requests: Iterable[Request[T]]) -> None:
         with self._scheduler.lock:
             for request in requests:
                 self._scheduler.queue.discard(request)
+        if self._scheduler.closing:
+            self._ring()
 
     def _refusal(self, count: int, deadline: float, now: float) -> BatcherError | None:
         if self._scheduler.closing:
@@ -168,29 +175,28 @@ class Engine(Generic[T]):
 
     async def _gather(self) -> None:
         scheduler = self._scheduler
-        while (
-            not scheduler.closing
-            or scheduler.queue.size
-            or len(scheduler.free) < len(scheduler.fleet.devices)
-        ):
+        while not scheduler.closing or self.outcomes.missing(scheduler.queue.added):
             until = self._start_bursts()
             await self._doorbell.listen(min(until, self._look_out()))
             self._ring_at, self._ring_before = _NEVER, -_NEVER
             if scheduler.plan_due:
                 scheduler.plan_ahead()
+        if len(scheduler.free) < len(scheduler.fleet.devices):
+            # They have just answered, or nobody waits for an answer any more.
+            self.abort()
 
     def _start_bursts(self) -> float:
         """Start what can be started; return until when to sleep unless the doorbell rings."""
         until = _NEVER
         for device in self._scheduler.by_speed():
-            # A burst takes its batch once it runs: what those on their way will take still
-            # waits. Another device is worth starting for the rest only.
-            spoken_for = self._max_batch_size * self._scheduler.fleet.starting()
-            if spoken_for and self._scheduler.queue.size <= spoken_for:
-                self._ring_at = spoken_for + 1
+            # Another device is worth starting for those only that no burst on its way will take.
+            starting = self._scheduler.fleet.starting()
+            unspoken_for = self._scheduler.unspoken_for(starting)
+            if starting and unspoken_for <= 0:
+                self._ring_at = self._scheduler.queue.size - unspoken_for + 1
                 return _NEVER
             decision, now = self._scheduler.look(device)
-            self._refuse_hopeless(decision.hopeless, now)
+            self.outcomes.refuse(decision.hopeless, now)
             match decision:
                 case Idle():  # nobody waits, or nobody that this device could serve in time
                     self._ring_at = 1
@@ -214,7 +220,7 @@ class Engine(Generic[T]):
         if not self._bursts.shared:
             return _NEVER
         look = self._scheduler.look_out()
-        self._refuse_hopeless(look.hopeless, look.now)
+        self.outcomes.refuse(look.hopeless, look.now)
         self._ring_before = max(self._ring_before, look.earliest)
         return look.until
 
@@ -245,28 +251,30 @@ class Engine(Generic[T]):
             with self._faults_kept():
                 try:
                     await self._bursts.run(device, parting)
-                except DeviceLost:
+                except DeviceLost as exc:
                     # Of an aborted batcher it has only been interrupted.
-                    lost = not self._aborted
-                    if lost and len(self._scheduler.fleet.devices) == 1:
-                        raise
+                    if lost := not self._aborted:
+                        if len(self._scheduler.fleet.devices) == 1:
+                            raise
+                        _logger.warning("%s is lost, the others go on: %s", device, exc)
         finally:
-            for done in parting:
-                self._deliver(*done)
-            # Cancelled, or crashed, with a batch in hand: its callers must hear of it.
-            with self._scheduler.lock:
-                stranded = [*(device.batch or ()), *device.staged]
+            while parting:
+                self._deliver(*parting.pop(0))
             if lost and self.failure is None:
-                self._scheduler.retire(device, [each for each in stranded if is_awaited(each)])
+                self._scheduler.retire(device)
                 self._ring()
             else:
-                self._turn_away(stranded)
                 self._set_free(device)
+                if self._aborted or self.failure is not None:
+                    self._empty()
 
     def _set_free(self, device: Device[T]) -> None:
         with self._scheduler.lock:
+            stranded = [*(device.batch or ()), *device.staged]
             device.put_down()
         self._scheduler.free.append(device)
+        # Cancelled, or crashed, with a batch in hand: its callers must hear of it.
+        self._turn_away(stranded)
         self._ring()
 
     # Outcomes, in the event loop
@@ -285,13 +293,10 @@ class Engine(Generic[T]):
             self.outcomes.deliver(batch, outcomes, started)
             hopeless = self._scheduler.note_delivery(device, now, now - ended)
             if hopeless:
-                self._refuse_hopeless(hopeless, now)
+                self.outcomes.refuse(hopeless, now)
         except Exception as exc:  # noqa: BLE001  leaving here, it would end the event loop
             self._crash(exc)
             self._turn_away(batch)
-
-    def _refuse_hopeless(self, requests: Sequence[Request[T]], now: float) -> None:
-        self.outcomes.reject(requests, lambda request: DeadlineUnreachable(request.deadline - now))
 
     def _turn_away(self, requests: Sequence[Request[T]]) -> None:
         self.outcomes.reject(requests, lambda _: closing_error(self.failure))
@@ -309,6 +314,7 @@ class Engine(Generic[T]):
         for device in self._scheduler.devices:
             device.interrupt()
         self._empty()
+        self._attendants.dismiss()
         self._scope.cancel()
 
     @contextmanager
@@ -320,13 +326,16 @@ class Engine(Generic[T]):
         try:
             yield
         except BaseException as exc:  # noqa: ASYNC103
-            if self._aborted:
+            # What the user has interrupted is not the batcher's to keep.
+            if self._aborted or isinstance(exc, KeyboardInterrupt):
                 raise
             self._crash(exc)
 
     def _crash(self, error: BaseException) -> None:
         """Turn everybody away from now on; the error is raised when the block is left."""
-        self.failure = self.failure or error
+        if self.failure is None:
+            self.failure = error
+            _logger.error("the batcher itself failed", exc_info=error)
         self._empty()
         self.failed.set()
         self._ring()
@@ -334,9 +343,7 @@ class Engine(Generic[T]):
     def _empty(self) -> None:
         self._scheduler.closing = True
         self._bursts.emptied.set()
-        with self._scheduler.lock:
-            waiting = self._scheduler.queue.clear()
-        self._turn_away(waiting)
+        self._turn_away(self._scheduler.clear())
 
     def statistics(self) -> BatcherStatistics:
         """Return a snapshot."""

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 __all__ = [
+    "BatchTooLarge",
     "BatcherClosed",
     "BatcherCrashed",
     "BatcherError",
@@ -21,6 +22,7 @@ __all__ = [
     "ModelError",
     "Overloaded",
     "ResultCountError",
+    "ThreadNotStarted",
 ]
 
 
@@ -105,6 +107,35 @@ class ChildDied(BatcherError):
         return partial(type(self), exit_code=self.exit_code), self.args, self.__dict__
 
 
+class ThreadNotStarted(BatcherError, RuntimeError):
+    """The system has no thread to run a model in; what it said is the ``__cause__``.
+
+    Raised on entering; models that were made already have been closed. It is the ``__cause__`` of
+    `BatcherCrashed` if it comes later: nothing would run, and nobody could say until when.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"no thread could be started for a model: {reason}; the process or its container is "
+            "at its limit of threads (ulimit -u, a cgroup's pids.max) or of memory: raise that, "
+            "or have fewer replicas"
+        )
+        self.reason: str = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason,), self.__dict__
+
+
+class BatchTooLarge(Exception):
+    """A model raises this if it cannot take so many items at a time, or such large ones.
+
+    As where memory is short: nothing is wrong with any of them. They are run again in halves, and
+    the next batches are no larger than what the model was able to run; every now and then a
+    somewhat larger one is tried. The caller of an item that is too large by itself has an
+    `ItemError`, with this as its ``__cause__``.
+    """
+
+
 class ModelError(BatcherError):
     """The model raised; its exception is the ``__cause__``.
 
@@ -145,7 +176,8 @@ class ResultCountError(BatcherError):
 class ItemError(BatcherError, ValueError):
     """The item is refused: it costs too much, or is nothing that the model takes.
 
-    Nothing was run for it, and nobody else hears of it.
+    Nobody else hears of it. Nothing was run for it, unless the model itself had to say so by a
+    `BatchTooLarge`.
 
     Attributes:
         part: which part of the item, such as ``item['input_ids']``.

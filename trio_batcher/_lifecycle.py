@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import outcome
 
-from ._bisection import Failure
+from ._bisection import Failure, Raised, failures
+from ._errors import ChildDied
+from ._runner import took_too_long
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
+    from ._bisection import Attempt
     from ._device import Device
     from ._hosts import CapacityLimiter, Host
     from ._policy import Limits
@@ -85,29 +88,59 @@ async def warm_up(
     async def warm(device: Device[Any]) -> None:
         for size in sizes:
             inputs = list(islice(cycle(items), size))
-            load = shapes.load_of(list(islice(cycle(known), size))) if shapes else None
+            load = shapes.load_of(list(islice(cycle(known), size))) if shapes else size
             await run(device, inputs, load)
             device.forget()
             await run(device, inputs, load)
             device.learn()
         device.reset_counters()
 
-    async def run(device: Device[Any], inputs: list[Any], load: int | None) -> None:
-        if device.is_async:
-            outcomes = await device.run_async(inputs, load)
-        else:
-            async with _interrupting(host, device):
-                run = await host.in_thread(
-                    outcome.capture, device.run, inputs, load, limiter=limiter
-                )
-            outcomes = run.unwrap()
-        for result in outcomes:
+    async def run(device: Device[Any], inputs: list[Any], load: int) -> None:
+        attempt = await _run(host, device, limiter, list(inputs), load)
+        if isinstance(attempt, Raised) and isinstance(attempt.error, ChildDied):
+            # It may have been killed from outside.
+            attempt = await _run(host, device, limiter, list(inputs), load)
+        results = (
+            failures(attempt.error, 1, len(inputs))
+            if isinstance(attempt, Raised)
+            else attempt.results
+        )
+        for result in results:
             if isinstance(result, Failure):
                 result.error.add_note(f"while warming up with a batch of {len(inputs)}")
                 raise result.error
 
     if items:
         _raise_first(await _on_each(host, devices, warm))
+
+
+async def _run(
+    host: Host, device: Device[Any], limiter: CapacityLimiter, inputs: list[Any], load: int
+) -> Attempt:
+    """Run a batch on a device and return what came of it."""
+    if device.is_async:
+        return await device.run_async(inputs, load)
+    if not device.is_watched:
+        async with _interrupting(host, device):
+            run = await host.in_thread(outcome.capture, device.run, inputs, load, limiter=limiter)
+        return run.unwrap()
+    await limiter.acquire_on_behalf_of(device)
+    try:
+        with host.shield() as scope:
+            scope.deadline = host.now() + device.batch_timeout
+            run = await host.in_thread(
+                outcome.capture,
+                device.run,
+                inputs,
+                load,
+                limiter=host.limiter(1),
+                abandonable=True,
+            )
+            return run.unwrap()
+    finally:
+        limiter.release_on_behalf_of(device)
+    device.abandoned = True
+    return Raised(took_too_long(device.batch_timeout))
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""How much may run at a time where memory is short.
+"""How much may run at a time where memory is short, or whatever else sets a limit.
 
 Pure: it says which rows to run next and is told whether they fit.
 """
@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from ._padding import Sizes
 
-__all__ = ["Runs", "SafeSize", "runs_of"]
+__all__ = ["Runs", "SafeSize", "runs_of", "those_that_fit"]
+
+T = TypeVar("T")
 
 _SOON, _LATE = 8, 1024
 
@@ -83,7 +85,7 @@ def runs_of(lengths: Sequence[float], sizes: Sizes, memory: SafeSize) -> Runs:
 
     while waiting:
         candidates = waiting[: int(min(len(waiting), sizes.most))]
-        rows = _chosen(candidates, size_of, memory)
+        rows = those_that_fit(candidates, size_of, memory)
         size = size_of(rows)
         first = size_of(rows[:1])
         if (yield rows):
@@ -103,10 +105,16 @@ def runs_of(lengths: Sequence[float], sizes: Sizes, memory: SafeSize) -> Runs:
     return misfits
 
 
-def _chosen(
-    candidates: list[int], size_of: Callable[[Sequence[int]], float], memory: SafeSize
-) -> list[int]:
-    """Return the first rows, at least one, that may run together; all if nothing is known."""
+def those_that_fit(
+    candidates: list[T], size_of: Callable[[list[T]], float], memory: SafeSize
+) -> list[T]:
+    """Return the first rows, at least one, that may run together; all if nothing is known.
+
+    Args:
+        candidates: rows, in their order.
+        size_of: how large a run of some of them is; no smaller with more of them.
+        memory: what is known of that.
+    """
     if size_of(candidates) <= memory.safe:
         return candidates
 

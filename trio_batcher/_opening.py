@@ -6,7 +6,7 @@ import math
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from ._arguments import check_limits, check_shapes
+from ._arguments import check_limits, check_shapes, check_timeout
 from ._batcher import Batcher
 from ._device import Device
 from ._engine import Engine
@@ -54,6 +54,7 @@ def open_batcher(
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
     run_in: Literal["thread", "process"] = ...,
+    batch_timeout: float = ...,
 ) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
 @overload
 def open_batcher(
@@ -68,6 +69,7 @@ def open_batcher(
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
     run_in: Literal["thread", "process"] = ...,
+    batch_timeout: float = ...,
 ) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
 @overload
 def open_batcher(
@@ -82,6 +84,7 @@ def open_batcher(
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
     run_in: Literal["thread", "process"] = ...,
+    batch_timeout: float = ...,
 ) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
 @overload
 def open_batcher(
@@ -96,6 +99,7 @@ def open_batcher(
     limiter: CapacityLimiter | None = ...,
     warmup: Iterable[T] = ...,
     run_in: Literal["thread", "process"] = ...,
+    batch_timeout: float = ...,
 ) -> AbstractAsyncContextManager[Batcher[T, R]]: ...
 def open_batcher(
     model: Any,
@@ -109,6 +113,7 @@ def open_batcher(
     limiter: CapacityLimiter | None = None,
     warmup: Iterable[Any] = (),
     run_in: Literal["thread", "process"] = "thread",
+    batch_timeout: float = math.inf,
 ) -> AbstractAsyncContextManager[Batcher[Any, Any]]:
     """Put a model behind a `Batcher` for the length of an ``async with`` block.
 
@@ -119,7 +124,9 @@ def open_batcher(
     Leaving the block normally runs everything that was accepted first. Leaving it by an
     exception or a cancellation turns away what waits (`BatcherClosed`), cancels an async
     model's running batch, waits for a thread's, and lets that exception through as it is.
-    No task or thread of the batcher's is left afterwards.
+    Batches whose callers have all left are treated likewise in either case.
+    No task or thread of the batcher's is left afterwards, but for one that `batch_timeout` has
+    given up.
 
     Cancellation: opening is a checkpoint, and so is leaving. Cancelled while a model is
     being constructed, it waits for the constructor, which is in a thread, and closes the model.
@@ -158,6 +165,12 @@ def open_batcher(
             as the items and results; of those, arrays and tensors cross in shared memory.
             When a process dies it is replaced, and its batch run again, first as a whole,
             then bisected.
+        batch_timeout: longest that a run of the model may take, in seconds; `math.inf` for no
+            limit. An async model is cancelled then, a process killed and replaced; both as if the
+            model had raised a `TimeoutError`: the batch is bisected, so that an input that hangs
+            fails alone. A thread cannot be stopped: it is left behind, the callers of its batch
+            have a `ModelError`, and that replica is used no more; the last one's loss is a
+            `BatcherCrashed`.
 
     Returns:
         An async context manager; entering it gives the `Batcher`.
@@ -174,6 +187,7 @@ def open_batcher(
     """
     sources = as_sources(model)
     check_limits(max_batch_size, max_delay, max_queue_size, limiter)
+    check_timeout(batch_timeout)
     check_shapes(key, cost, max_batch_cost)
     if run_in == "process":
         in_processes(sources)
@@ -183,7 +197,9 @@ def open_batcher(
     if key is not None or cost is not None:
         shapes = Shapes(key, cost, max_batch_cost or math.inf, max_batch_size)
     limits = Limits(max_batch_size, max_delay, len(sources), shapes)
-    return _open(sources, limits, max_queue_size, limiter, list(warmup))
+    return _open(
+        sources, limits, max_queue_size, limiter, list(warmup), batch_timeout=batch_timeout
+    )
 
 
 @asynccontextmanager
@@ -193,13 +209,18 @@ async def _open(
     max_queue_size: float,
     limiter: CapacityLimiter | None,
     warmup: Sequence[T],
+    *,
+    batch_timeout: float,
 ) -> AsyncGenerator[Batcher[T, Any]]:
     host = current_host()
-    devices: list[Device[T]] = [Device(source, limits.most, host) for source in sources]
+    devices: list[Device[T]] = [
+        Device(source, limits.most, host, batch_timeout, number)
+        for number, source in enumerate(sources)
+    ]
     uses_threads = not all(device.is_async for device in devices)
     with (
         prompt_switching() if uses_threads else nullcontext(),
-        host.threads(len(devices)) if uses_threads else nullcontext(),
+        host.threads() if uses_threads else nullcontext(),
     ):
         capacity = host.limiter(len(devices)) if limiter is None else limiter
         async with loaded(host, devices, capacity):

@@ -28,3 +28,4 @@ class BatcherOptions(TypedDict, total=False):
     limiter: CapacityLimiter | None
     warmup: Sequence[Any]
     run_in: Literal["thread", "process"]
+    batch_timeout: float

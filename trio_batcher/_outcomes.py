@@ -167,6 +167,11 @@ class Outcomes(Generic[T]):
         self.rejected[_REASONS[type(error)]] += count
         return error
 
+    def missing(self, accepted: int) -> int:
+        """Return how many requests have no outcome yet, given how many were ever queued."""
+        settled = self.completed + self.failed + self.cancelled + sum(self.rejected.values())
+        return accepted + self.refused_at_once - settled
+
     def deliver(self, batch: Sequence[Request[T]], outcomes: Sequence[Any], started: float) -> None:
         """Answer the callers of a batch that are still there; it was started at that time."""
         if self.timed:
@@ -195,6 +200,10 @@ class Outcomes(Generic[T]):
         for request in requests:
             refusal = error(request)
             self.rejected[_REASONS[type(refusal)]] += self._wake_with_error(request, refusal)
+
+    def refuse(self, requests: Sequence[Request[T]], now: float) -> None:
+        """Tell the callers of each that its deadline cannot be met, as of some time."""
+        self.reject(requests, lambda request: DeadlineUnreachable(request.deadline - now))
 
     def abandon(self, request: Request[T]) -> None:
         """Forget a request whose caller left."""
@@ -243,19 +252,18 @@ class Outcomes(Generic[T]):
         busy: tuple[float, ...],
         reruns: int,
         restarts: int,
+        running_for: tuple[float, ...],
         latency: tuple[LatencyFit | None, ...],
     ) -> BatcherStatistics:
         """Return the statistics, given what the queue and the devices have to say."""
         rejected: dict[RejectionReason, int] = {
             reason: self.rejected[reason] for reason in _REASONS.values()
         }
-        submitted = accepted + self.refused_at_once
-        settled = self.completed + self.failed + self.cancelled + sum(rejected.values())
         return BatcherStatistics(
             waiting=waiting,
-            running=submitted - waiting - settled,
+            running=self.missing(accepted) - waiting,
             peak_waiting=peak_waiting,
-            submitted=submitted,
+            submitted=accepted + self.refused_at_once,
             completed=self.completed,
             failed=self.failed,
             cancelled=self.cancelled,
@@ -267,4 +275,5 @@ class Outcomes(Generic[T]):
             batch_sizes=MappingProxyType(dict(sorted(batch_sizes.items()))),
             busy=busy,
             latency=latency,
+            running_for=running_for,
         )

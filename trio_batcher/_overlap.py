@@ -6,23 +6,24 @@ launched; then k is collected, and so on. So at most two batches are launched at
 called in one thread: launch k+1, collect k, launch k+2, collect k+1.
 
 A batch that fails, when it is launched or when it is collected, does so without prejudice to the
-other one, which is collected and delivered first. Then nothing is launched, and the failed one is
-bisected as any other.
+other one. What is run again of it is launched as any other batch.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from ._bisection import Attempt, Raised, Returned
+from ._bisection import Raised
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Sequence
 
+    from ._assignments import Taken
+    from ._bisection import Attempt
     from ._device import Device
     from ._queue import Request
-    from ._scheduler import Scheduler, Taken
+    from ._scheduler import Scheduler
 
 __all__ = ["Overlap"]
 
@@ -44,8 +45,14 @@ class _Flight(Generic[T]):
     def __init__(self, device: Device[T], requests: list[Request[T]], due: float) -> None:
         self.requests = requests
         self.begun = due
+        device.at = requests
         self.collect = device.try_launch([request.item for request in requests])
         self.launched = device.now()
+
+    def take(self) -> Callable[[], Any] | Raised:
+        """Return `collect`, for once: what was raised has this in its traceback."""
+        collect, self.collect = self.collect, Raised(RuntimeError("collected already"))
+        return collect
 
 
 class Overlap(Generic[T]):
@@ -55,7 +62,8 @@ class Overlap(Generic[T]):
         scheduler: whose lock guards what the device notes.
         device: what it runs on.
         heed: tells those who are hopeless, and returns the batch.
-        post: has a batch and its outcomes delivered.
+        done: says whose outcome a run settles, and notes what else is to be run.
+        post: has that delivered.
         go_on: does the same, and returns the batch to launch next; none if the burst is over.
         wanted: whether somebody else waits for the device: then nothing more is launched ahead.
         aborted: set when nobody waits for anything any more.
@@ -67,42 +75,42 @@ class Overlap(Generic[T]):
         device: Device[T],
         *,
         heed: Callable[[Taken[T]], list[Request[T]]],
+        done: Callable[[Device[T], list[Request[T]], Attempt, float], _Done[T]],
         post: Callable[[_Done[T]], object],
         go_on: Callable[[_Done[T]], list[Request[T]]],
         wanted: Callable[[], bool],
         aborted: threading.Event,
     ) -> None:
         self._scheduler, self._device = scheduler, device
-        self._heed, self._post, self._go_on = heed, post, go_on
+        self._heed, self._done, self._post, self._go_on = heed, done, post, go_on
         self._wanted, self._aborted = wanted, aborted
 
     def run(self, batch: list[Request[T]]) -> None:
         """Run a batch, and those behind it."""
-        flight = self._launch(batch, self._device.now()) if batch else None
-        while flight:
+        flight = self._launch_now(batch)
+        del batch
+        while flight and not self._device.abandoned:
             following = self._prepare(flight)
-            attempt = self._collect(flight)
-            if following is None:
-                flight = self._land([(flight, attempt)])
-            elif isinstance(attempt, Returned):
-                self._post(self._done(flight, attempt))
-                self._advance(following)  # until here the device has both in hand
-                flight = following
-            else:
-                self._advance(following, behind=flight)
-                other = self._collect(following)
-                rest = [(flight, attempt), (following, other)]
-                if isinstance(other, Returned):
-                    rest.pop()
-                    self._post(self._done(following, other))
-                flight = self._land(rest)
+            # Nothing in hand, nothing kept: while the next one is collected, no frame has this one.
+            flight = self._follow(flight, following) if following else self._land(flight)
+        self._device.at = None
 
-    def _land(self, flights: list[tuple[_Flight[T], Attempt]]) -> _Flight[T] | None:
-        """Deliver what has been collected, when nothing is launched; launch the next batch."""
-        *others, last = flights
-        for flight, attempt in others:
-            self._post(self._done(flight, attempt))
-        batch = self._go_on(self._done(*last))
+    def _follow(self, flight: _Flight[T], following: _Flight[T]) -> _Flight[T]:
+        self._deliver(self._collected(flight))
+        # Until here the device has both in hand.
+        started = max(following.launched, self._device.ended)
+        self._scheduler.advance(self._device, following.requests, started)
+        return following
+
+    def _deliver(self, done: _Done[T]) -> None:
+        if not self._device.abandoned:
+            self._post(done)
+
+    def _land(self, flight: _Flight[T]) -> _Flight[T] | None:
+        """Collect and deliver it when nothing else is launched; launch the next batch."""
+        return self._launch_now(self._go_on(self._collected(flight)))
+
+    def _launch_now(self, batch: list[Request[T]]) -> _Flight[T] | None:
         return self._launch(batch, self._device.now()) if batch else None
 
     def _prepare(self, flight: _Flight[T]) -> _Flight[T] | None:
@@ -126,27 +134,18 @@ class Overlap(Generic[T]):
         self._scheduler.note_launch(self._device, flight.launched, flight.launched - due)
         return flight
 
-    def _collect(self, flight: _Flight[T]) -> Attempt:
-        return self._device.try_collect(
-            flight.collect,
-            self._load(flight) or len(flight.requests),
-            flight.begun,
-            flight.launched,
-        )
-
-    def _load(self, flight: _Flight[T]) -> int | None:
-        return self._scheduler.load(flight.requests)
-
-    def _advance(self, following: _Flight[T], *, behind: _Flight[T] | None = None) -> None:
-        in_hand = behind.requests if behind else []
-        started = max(following.launched, self._device.ended)
-        self._scheduler.advance(self._device, following.requests, started, in_hand)
-
-    def _done(self, flight: _Flight[T], attempt: Attempt) -> _Done[T]:
+    def _collected(self, flight: _Flight[T]) -> _Done[T]:
         device, requests = self._device, flight.requests
-        ended = device.ended
-        items = [request.item for request in requests]
-        outcomes = device.outcomes(items, attempt, self._load(flight))
-        if isinstance(attempt, Raised):
-            ended = device.ended
-        return device, requests, outcomes, flight.begun, ended
+        device.at = requests
+        return self._done(
+            device,
+            requests,
+            device.try_collect(
+                flight.take(),
+                len(requests),
+                self._scheduler.load(requests),
+                flight.begun,
+                flight.launched,
+            ),
+            flight.begun,
+        )

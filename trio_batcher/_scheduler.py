@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+from ._assignments import Outlook, Taken
+from ._bisection import Segment
 from ._fleet import Fleet
 from ._planning import left_at_next_plan, spacing
 from ._policy import Decision, Dispatch, Limits, WaitUntil, decide, plan
 from ._queue import Request, RequestQueue
-from ._selection import ROUNDING
+from ._reruns import Reruns
+from ._selection import PATIENCE, ROUNDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,45 +26,13 @@ if TYPE_CHECKING:
     from ._device import Device
     from ._statistics import BatcherStatistics
 
-__all__ = ["Outlook", "Scheduler", "Taken"]
+__all__ = ["Scheduler"]
 
 T = TypeVar("T")
 
 # The next batch is composed as if the one that runs took so much of what is expected, or of what
 # the last one has shown: what a device takes is known only if it is asked before it is ready.
 _EARLY = 7.0 / 8.0
-
-
-class Taken(NamedTuple, Generic[T]):
-    """What a burst gets when it asks for work.
-
-    Attributes:
-        batch: the requests to run; empty if the device has to wait.
-        hopeless: those to be turned away.
-        now: when that was decided.
-        unclaimed: whether another, free device should look at who is left, or comes from now on.
-    """
-
-    batch: list[Request[T]]
-    hopeless: list[Request[T]]
-    now: float
-    unclaimed: bool
-
-
-class Outlook(NamedTuple, Generic[T]):
-    """What is to be done for those who wait for a burst that has not begun.
-
-    Attributes:
-        hopeless: those to be turned away; they have left the queue.
-        now: when that was decided.
-        until: when to look again, unless somebody more urgent comes.
-        earliest: the most urgent deadline that is left; -inf if nobody is to be looked after.
-    """
-
-    hopeless: list[Request[T]]
-    now: float
-    until: float
-    earliest: float
 
 
 class Scheduler(Generic[T]):
@@ -74,6 +45,7 @@ class Scheduler(Generic[T]):
         devices: all that there were from the beginning.
         fleet: those that are left.
         free: those without a burst. Only the event loop changes the list.
+        reruns: what is to be run again of batches that failed.
         closing: nobody is to wait for companions any more.
         batch_sizes: how many batches were taken, by size.
         plan_from: a request that comes then or later may be one to plan for.
@@ -81,12 +53,17 @@ class Scheduler(Generic[T]):
     """
 
     def __init__(
-        self, devices: Sequence[Device[T]], limits: Limits, now: Callable[[], float]
+        self,
+        devices: Sequence[Device[T]],
+        limits: Limits,
+        now: Callable[[], float],
+        awaited: Callable[[Request[T]], bool] = lambda _: True,
     ) -> None:
         self.lock = threading.Lock()
         self.queue: RequestQueue[T] = RequestQueue()
         self.fleet = Fleet(devices)
         self.free = list(devices)
+        self.reruns: Reruns[T] = Reruns(awaited)
         self.closing = False
         self.batch_sizes: Counter[int] = Counter()
         self.plan_from = math.inf
@@ -94,6 +71,12 @@ class Scheduler(Generic[T]):
         self.devices = devices
         self._limits = limits
         self._now = now
+        self._awaited = awaited
+
+    @property
+    def waiting(self) -> bool:
+        """Whether anything waits for a device. True at that moment; needs no lock."""
+        return self.queue.size > 0 or bool(self.reruns.pending)
 
     def by_speed(self) -> list[Device[T]]:
         """Return the free devices, those first that would be done first.
@@ -109,9 +92,17 @@ class Scheduler(Generic[T]):
             seconds = {device: device.expected_seconds(size) for device in latest}
         return sorted(latest, key=seconds.__getitem__)
 
-    def load(self, batch: Sequence[Request[T]]) -> int | None:
-        """Return what a batch counts as where that is not its size."""
-        return None if self._limits.shapes is None else self._limits.load(batch)
+    def load(self, batch: Sequence[Request[T]]) -> int:
+        """Return what a batch counts as."""
+        return self._limits.load(batch)
+
+    def unspoken_for(self, starting: int) -> int:
+        """Return how many wait that no burst on its way will take; less than 0 if it could more.
+
+        A burst takes its batch once it runs: what those on their way will take still waits.
+        """
+        spoken_for = starting - len(self.reruns.pending)
+        return self.queue.size - spoken_for * self._limits.max_batch_size
 
     def look(self, device: Device[T]) -> tuple[Decision[T], float]:
         """Return what a free device should do, and when that was decided.
@@ -121,6 +112,8 @@ class Scheduler(Generic[T]):
         with self.lock:
             now = self._now()
             decision = self._decide(device, now)
+            if self.reruns.pending and not isinstance(decision, Dispatch):
+                decision = Dispatch([], decision.hopeless)
             device.starting = isinstance(decision, Dispatch)
         return decision, now
 
@@ -143,10 +136,13 @@ class Scheduler(Generic[T]):
         If it was planned, those whom that makes hopeless are found by `note_delivery`.
         """
         with self.lock:
-            plan, beginning = device.plan, device.starting
+            now, plan, beginning = self._now(), device.plan, device.starting
+            if device.abandoned:
+                return Taken([], [], now, unclaimed=False)
             device.put_down()
-            now, batch, hopeless = self._now(), list[Request[T]](), list[Request[T]]()
-            if plan:
+            hopeless: list[Request[T]] = []
+            batch: list[Request[T]] | None = self._again(device) if self.reruns.pending else None
+            if not batch and plan:
                 batch = plan.carried_out(now + device.delivery.seconds, device.latency)
             if not batch:
                 decision = self._decide(device, now)
@@ -157,16 +153,40 @@ class Scheduler(Generic[T]):
                     # So would one that overlaps, which chooses while it runs.
                     if decision.chosen and not (device.is_async or device.overlaps):
                         device.deciding = self._now() - now
+            batch = self._taken(device, batch)
             if batch:
-                self.queue.remove_all(batch)
                 device.pick_up(batch, self._limits.load(batch), now)
-                self.batch_sizes[len(batch)] += 1
-                self.fleet.changed = True
                 if device.deciding:
                     self._plan_later(device, now)
             # While this burst was on its way no other was started, nor is one for who comes now.
-            unclaimed = bool(self.free) and (beginning or self.queue.size > 0)
+            unclaimed = bool(self.free) and (beginning or self.waiting)
         return Taken(batch, hopeless, now, unclaimed)
+
+    def _taken(self, device: Device[T], batch: list[Request[T]] | None) -> list[Request[T]]:
+        """Take a batch out of the queue, as much of it as the model can take; or what is rerun."""
+        if not batch:
+            batch = self.reruns.next()
+        if batch is None:
+            return []
+        self.fleet.changed = True
+        if isinstance(batch, Segment):
+            device.reruns += 1
+            return batch
+        batch = device.fitting(batch, self._limits.load)
+        self.queue.remove_all(batch)
+        self.batch_sizes[len(batch)] += 1
+        return batch
+
+    def _again(self, device: Device[T]) -> Segment[T] | None:
+        """Return what to run again, if nobody in the queue is more urgent."""
+        # Of a device that has not answered yet: what its last run took.
+        full = device.latency.expected[-1] or max(0.0, device.ended - device.started)
+        return self.reruns.next_before(self.queue, PATIENCE * full)
+
+    def clear(self) -> list[Request[T]]:
+        """Return all who wait, to be turned away; from now on nothing is run again."""
+        with self.lock:
+            return [*self.queue.clear(), *self.reruns.clear()]
 
     # Devices that overlap: the next batch is taken while one runs
 
@@ -185,15 +205,22 @@ class Scheduler(Generic[T]):
         """Give a device the best batch for when it should be free."""
         with self.lock:
             now, batch = self._now(), list[Request[T]]()
-            decision = self._decide(device, now)
-            if isinstance(decision, Dispatch):
-                batch = decision.batch
+            if device.abandoned:
+                return Taken([], [], now, unclaimed=False)
+            again = self._again(device) if self.reruns.pending else None
+            hopeless: list[Request[T]] = []
+            if again:
+                batch = again
+            else:
+                decision = self._decide(device, now)
+                hopeless = decision.hopeless
+                if isinstance(decision, Dispatch):
+                    batch = decision.batch
+            batch = self._taken(device, batch)
+            if batch:
                 device.stage(batch, self._limits.load(batch))
-                self.queue.remove_all(batch)
-                self.batch_sizes[len(batch)] += 1
-                self.fleet.changed = True
-            unclaimed = bool(self.free) and self.queue.size > 0
-        return Taken(batch, decision.hopeless, now, unclaimed)
+            unclaimed = bool(self.free) and self.waiting
+        return Taken(batch, hopeless, now, unclaimed)
 
     def note_launch(self, device: Device[T], now: float, seconds: float) -> None:
         """Learn that a launch was over now and has taken so long."""
@@ -203,13 +230,13 @@ class Scheduler(Generic[T]):
             if not device.staged:
                 device.started = now
 
-    def advance(
-        self, device: Device[T], batch: list[Request[T]], started: float, in_hand: list[Request[T]]
-    ) -> None:
-        """Note that what was staged runs, since then, and what else the device has in hand."""
+    def advance(self, device: Device[T], batch: list[Request[T]], started: float) -> None:
+        """Note that what was staged runs, since then."""
         with self.lock:
+            if device.abandoned:
+                return
             device.pick_up(batch, self._limits.load(batch), started)
-            device.stage(in_hand, self._limits.load(in_hand) if in_hand else 0)
+            device.stage([], 0)
             self.fleet.changed = True
             if device.latency.young:
                 device.learn()
@@ -230,9 +257,15 @@ class Scheduler(Generic[T]):
             self.queue.remove_all(hopeless)
         return hopeless
 
-    def retire(self, device: Device[T], unanswered: list[Request[T]]) -> None:
+    def retire(self, device: Device[T]) -> None:
         """Go on without a device, which is not the last one; others take what it had."""
         with self.lock:
+            unanswered: list[Request[T]] = []
+            for batch in (device.batch or [], device.staged):
+                if isinstance(batch, Segment):
+                    self.reruns.put_back(batch)
+                else:
+                    unanswered += [request for request in batch if self._awaited(request)]
             device.put_down()
             self.fleet.devices = [each for each in self.fleet.devices if each is not device]
             self.fleet.changed = True
@@ -241,7 +274,7 @@ class Scheduler(Generic[T]):
     def reported(self, snapshot: Callable[..., BatcherStatistics]) -> BatcherStatistics:
         """Return a snapshot, given one of the outcomes."""
         with self.lock:
-            devices = self.devices
+            devices, now = self.devices, self._now()
             return snapshot(
                 accepted=self.queue.added,
                 waiting=self.queue.size,
@@ -250,6 +283,7 @@ class Scheduler(Generic[T]):
                 busy=tuple(device.busy for device in devices),
                 reruns=sum(device.reruns for device in devices),
                 restarts=sum(device.restarts for device in devices),
+                running_for=tuple([device.running_for(now) for device in devices]),
                 latency=tuple(device.latency.fit for device in devices),
             )
 

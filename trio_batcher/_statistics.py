@@ -42,6 +42,7 @@ class BatcherStatistics:
         busy: for each device the seconds its model has spent running.
         latency: for each device the line fitted through its batches, or `None` before
             the first one.
+        running_for: for how many seconds each device has been at its batch; 0 if it has none.
     """
 
     waiting: int
@@ -59,3 +60,4 @@ class BatcherStatistics:
     batch_sizes: Mapping[int, int]
     busy: tuple[float, ...]
     latency: tuple[LatencyFit | None, ...]
+    running_for: tuple[float, ...]

@@ -81,7 +81,13 @@ class CapacityLimiter(Protocol):
 
 
 class CancelScope(Protocol):
-    """A cancel scope to be entered with ``with``."""
+    """A cancel scope to be entered with ``with``.
+
+    Attributes:
+        deadline: when it is cancelled, as an absolute time.
+    """
+
+    deadline: float
 
     def cancel(self) -> None:
         """Cancel what runs inside, also if it is entered only later."""
@@ -173,21 +179,41 @@ class Host(Protocol):
         """Return a scope that cancellations from outside do not get through."""
         ...
 
-    def threads(self, most: int) -> AbstractContextManager[None]:
-        """Have worker threads for ``most`` calls of `in_thread` at a time, inside the block."""
+    def move_on_after(self, seconds: float) -> AbstractContextManager[object]:
+        """Return a scope to be entered now, that is cancelled when it has taken so long."""
+        ...
+
+    def threads(self) -> AbstractContextManager[None]:
+        """Have worker threads for `in_thread` inside the block; all but abandoned ones end then."""
         ...
 
     async def in_thread(
-        self, function: Callable[..., V], *args: Any, limiter: CapacityLimiter
+        self,
+        function: Callable[..., V],
+        *args: Any,
+        limiter: CapacityLimiter,
+        abandonable: bool = False,
     ) -> V:
         """Run ``function(*args)`` in a worker thread that holds one of the limiter's tokens.
 
-        Cancellable until the thread has started, not afterwards.
+        Cancellable until the thread has started; afterwards only if it is ``abandonable``. Then
+        the token is given back at once, and the thread is left to itself: what it returns or
+        raises is dropped, and neither the block nor the interpreter waits for it.
+
+        Raises:
+            ThreadNotStarted: the system has no thread.
         """
         ...
 
     def call(self, model: Callable[[Any], Awaitable[V]], inputs: Any) -> Awaitable[V]:
         """Await an async model. Only a cancellation of this task leaves as one."""
+        ...
+
+    def is_no_models(self, error: BaseException) -> bool:
+        """Return whether what came out of `call` ends this task, or the program, on purpose.
+
+        A cancellation that is not one for sure comes again at the next checkpoint.
+        """
         ...
 
 

@@ -9,18 +9,20 @@ cancellation raised afterwards.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import math
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+import types
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
 
+from .workers import Worker
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from . import CapacityLimiter, Nursery, Sleeper
@@ -107,7 +109,8 @@ class AsyncioHost:
         )
         # Callable as `wake(caller, value)`.
         self.wake: Callable[[Any, Any], None] = asyncio.Future.set_result
-        self._executor: ThreadPoolExecutor
+        # Those that called last come first.
+        self._idle: list[Worker] = []
 
     async def checkpoint(self) -> None:
         await anyio.lowlevel.checkpoint()
@@ -144,39 +147,108 @@ class AsyncioHost:
     def shield(self) -> anyio.CancelScope:
         return anyio.CancelScope(shield=True)
 
+    def move_on_after(self, seconds: float) -> anyio.CancelScope:
+        return anyio.move_on_after(seconds)
+
     @contextmanager
-    def threads(self, most: int) -> Iterator[None]:
-        with ThreadPoolExecutor(most, "trio_batcher") as self._executor:
+    def threads(self) -> Iterator[None]:
+        try:
             yield
+        finally:
+            for worker in self._idle:
+                worker.dismiss()
+            for worker in self._idle:
+                worker.thread.join()
+            self._idle.clear()
 
     async def in_thread(
-        self, function: Callable[..., V], *args: Any, limiter: CapacityLimiter
+        self,
+        function: Callable[..., V],
+        *args: Any,
+        limiter: CapacityLimiter,
+        abandonable: bool = False,
     ) -> V:
         token = object()
         await _acquire(limiter, token)
         try:
+            worker = self._idle.pop() if self._idle else Worker()
             ended = asyncio.Event()
-            job = self._executor.submit(contextvars.copy_context().run, function, *args)
-            job.add_done_callback(lambda _: self.post(ended.set))
-            with anyio.CancelScope(shield=True):
-                try:
+            answer = worker.start(function, args, lambda: self.post(ended.set))
+            try:
+                if abandonable:
                     await ended.wait()
-                except asyncio.CancelledError:
-                    await _whatever_comes(ended)  # noqa: ASYNC102
-                    raise
-            return job.result()
+                else:
+                    with anyio.CancelScope(shield=True):
+                        await _ended(ended)
+            finally:
+                if ended.is_set():
+                    self._idle.append(worker)
+                else:
+                    worker.dismiss()
+            result: V = answer.pop().unwrap()
+            return result
         finally:
             limiter.release_on_behalf_of(token)
 
     async def call(self, model: Callable[[Any], Awaitable[V]], inputs: Any) -> V:
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        result: V = await _step_by_step(_awaited(model, inputs), task)
+        return result
+
+    def is_no_models(self, error: BaseException) -> bool:
+        if isinstance(error, asyncio.CancelledError):
+            return True
+        if isinstance(error, GeneratorExit):
+            return not _in_a_task()
+        # Signals come to the main thread: the user's Ctrl-C is raised in whatever runs there.
+        return threading.current_thread() is threading.main_thread() and (
+            isinstance(error, KeyboardInterrupt)
+            or (
+                isinstance(error, BaseExceptionGroup)
+                and error.subgroup(KeyboardInterrupt) is not None
+            )
+        )
+
+
+async def _awaited(model: Callable[[Any], Awaitable[V]], inputs: Any) -> V:
+    return await model(inputs)
+
+
+@types.coroutine
+def _step_by_step(model: Coroutine[Any, Any, V], task: asyncio.Task[Any]) -> Generator[Any, Any, V]:
+    """Await a model; let a cancellation out only if it is one of the task itself.
+
+    That it is can be told only while it comes in: it has been asked for since the last step. How
+    often it has been altogether says nothing, as task groups of asyncio's leave that too high.
+    """
+    error: BaseException | None = None
+    struck = False
+    while True:
+        asked = task.cancelling()
         try:
-            return await model(inputs)
+            waits_for = model.send(None) if error is None else model.throw(error)
+        except StopIteration as end:
+            result: V = end.value
+            return result
         except asyncio.CancelledError as exc:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if struck:
                 raise
             msg = "the model was not cancelled, but something that it awaited was"
             raise RuntimeError(msg) from exc  # noqa: ASYNC104
+        finally:
+            error = None  # it has this frame in its traceback
+        struck = False
+        try:
+            yield waits_for
+        except BaseException as exc:  # noqa: BLE001, ASYNC103  thrown on, above
+            error, struck = exc, task.cancelling() > asked  # noqa: ASYNC104
+
+
+def _in_a_task() -> bool:
+    try:
+        return asyncio.current_task() is not None
+    except RuntimeError:
+        return False
 
 
 class _NoLimiter:
@@ -202,6 +274,14 @@ async def _acquire(limiter: CapacityLimiter, borrower: object) -> None:
             limiter.acquire_on_behalf_of_nowait(borrower)
             return
     await limiter.acquire_on_behalf_of(borrower)
+
+
+async def _ended(ended: asyncio.Event) -> None:
+    try:
+        await ended.wait()
+    except asyncio.CancelledError:
+        await _whatever_comes(ended)
+        raise
 
 
 async def _whatever_comes(ended: asyncio.Event) -> None:

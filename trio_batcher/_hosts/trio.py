@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
 from outcome import Error, Outcome
+
+from trio_batcher._errors import ThreadNotStarted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
@@ -60,6 +61,33 @@ class _Doorbell:
             await self._receive.receive()
 
 
+class _Turn:
+    """One token, as `trio.to_thread` takes it: back when its thread ends, or is abandoned.
+
+    Attributes:
+        acquired: there was one.
+        started: the thread that has it runs.
+    """
+
+    __slots__ = ("_held", "_limiter", "acquired", "started")
+
+    def __init__(self, limiter: CapacityLimiter) -> None:
+        self._limiter = limiter
+        self._held = self.acquired = self.started = False
+
+    async def acquire_on_behalf_of(self, _: object) -> None:
+        await self._limiter.acquire_on_behalf_of(self)
+        self._held = self.acquired = True
+
+    def release_on_behalf_of(self, _: object) -> None:
+        self.give_back()
+
+    def give_back(self) -> None:
+        if self._held:
+            self._held = False
+            self._limiter.release_on_behalf_of(self)
+
+
 class TrioHost:
     """The `Host` of the trio run that is current when it is made."""
 
@@ -99,18 +127,43 @@ class TrioHost:
     def shield(self) -> trio.CancelScope:
         return trio.CancelScope(shield=True)
 
-    def threads(self, most: int) -> AbstractContextManager[None]:  # noqa: ARG002
+    def move_on_after(self, seconds: float) -> trio.CancelScope:
+        return trio.move_on_after(seconds)
+
+    def threads(self) -> AbstractContextManager[None]:
         return nullcontext()  # trio has its own
 
     async def in_thread(
-        self, function: Callable[..., V], *args: Any, limiter: CapacityLimiter
+        self,
+        function: Callable[..., V],
+        *args: Any,
+        limiter: CapacityLimiter,
+        abandonable: bool = False,
     ) -> V:
-        return await trio.to_thread.run_sync(
-            functools.partial(function, *args),
-            thread_name="trio_batcher",
-            # to_thread documents that it needs no more of a limiter than ours has.
-            limiter=cast("trio.CapacityLimiter", limiter),
-        )
+        turn = _Turn(limiter)
+
+        def call() -> V:
+            turn.started = True
+            return function(*args)
+
+        try:
+            return await trio.to_thread.run_sync(
+                call,
+                thread_name="trio_batcher",
+                abandon_on_cancel=abandonable,
+                # to_thread documents that it needs no more of a limiter than this has.
+                limiter=cast("trio.CapacityLimiter", turn),
+            )
+        except RuntimeError as exc:
+            if turn.started or not turn.acquired:
+                raise
+            raise ThreadNotStarted(str(exc)) from exc
+        finally:
+            turn.give_back()  # of a thread that has ended, it has been
 
     def call(self, model: Callable[[Any], Awaitable[V]], inputs: Any) -> Awaitable[V]:
         return model(inputs)
+
+    def is_no_models(self, error: BaseException) -> bool:
+        # Nobody's Ctrl-C gets here, nor is a cancellation lost; but a coroutine may be thrown away.
+        return isinstance(error, GeneratorExit) and not trio.lowlevel.in_trio_task()
