@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from trio_batcher.asgi import ASGIApp, Message, Receive, Scope, Send
 
 BATCH = 32
-BATCH_COST = 6_000
+BATCH_COST = 4_000
 """Characters in a batch, padding included: beyond that a device with two cores gets no faster."""
 
 BODY = 64 * 1024

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -41,7 +46,7 @@ class Gate:
         self.cut_off = 0
         self._app = app
         self._closes_at = math.inf
-        self._inside: set[anyio.CancelScope] = set()
+        self._inside: dict[anyio.CancelScope, Any] = {}  # and whose requests they are
         self._drained = anyio.Event()
 
     @property
@@ -65,7 +70,7 @@ class Gate:
             return
         self.accepted += 1
         limit = anyio.CancelScope()
-        self._inside.add(limit)
+        self._inside[limit] = scope.get("client")
         try:
             with limit:
                 await passage.through(self._app, receive)
@@ -74,7 +79,7 @@ class Gate:
                 if not passage.started:  # else the server breaks the connection off
                     await passage.refuse()
         finally:
-            self._inside.discard(limit)
+            del self._inside[limit]
             self._check_drained()
 
     async def let_in(self) -> None:
@@ -106,6 +111,25 @@ class Gate:
             self.close(0.0)
             with anyio.move_on_after(grace, shield=True):
                 await self.wait_drained()
+
+    def hang_up(self) -> None:
+        """Break off the connections of the requests inside.
+
+        That ends what hypercorn shields from a cancellation, on trio: to write to a client that
+        does not read. The connections are only to be had from the system.
+        """
+        clients = {tuple(client) for client in self._inside.values() if client is not None}
+        descriptors = Path("/dev/fd")
+        if not clients or not descriptors.is_dir():
+            return
+        for path in list(descriptors.iterdir()):
+            with suppress(OSError):
+                number = int(path.name)
+                if not stat.S_ISSOCK(os.fstat(number).st_mode):
+                    continue
+                with socket.socket(fileno=os.dup(number)) as connection:
+                    if connection.getpeername()[:2] in clients:
+                        connection.shutdown(socket.SHUT_RDWR)
 
     async def wait_drained(self) -> None:
         """Return once the gate is closed and the last request that was let in is answered."""

@@ -97,8 +97,9 @@ async def serve(
         await gate.let_in()
         gate.close(grace)
         _logger.info("Stopping: %d requests in flight", gate.in_flight)
-        with anyio.move_on_after(grace + _HANG_UP):  # a client may not take its answer
+        with anyio.move_on_after(grace + _HANG_UP):
             await gate.wait_drained()
+        gate.hang_up()  # on those who do not take their answers
         # Hypercorn keeps to these itself, but not with asyncio on Python 3.12 and later.
         longest = config.graceful_timeout + config.shutdown_timeout + _HANG_UP
         tasks.cancel_scope.deadline = anyio.current_time() + longest

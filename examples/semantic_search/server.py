@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Encoders: TypeAlias = (
     "type[InferenceModel[str, Embedding]] | partial[InferenceModel[str, Embedding]]"
 )
-BATCH_COST = 6_000
+BATCH_COST = 4_000
 """Characters in a batch, padding included, so that a long text does not slow down the short ones
 beside it: they only share a batch if that pays."""
 HANG_UP = 0.25

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import threading
@@ -14,7 +15,7 @@ hypercorn = pytest.importorskip("hypercorn", reason="it serves on hypercorn")
 
 from hypercorn.config import Config  # noqa: E402
 
-from tests.exchanges import hello  # noqa: E402
+from tests.exchanges import body, hello, start  # noqa: E402
 from trio_batcher.serving import serve  # noqa: E402
 
 pytestmark = pytest.mark.anyio
@@ -111,6 +112,31 @@ async def test_requests_that_outlast_the_grace_are_answered_by_503(address, capl
     assert b"\r\nconnection: close\r\n" in answer
     assert cancelled == ["/here"]
     assert caplog.messages[-1] == "Stopped: 1 accepted requests were cut off"
+
+
+async def test_clients_that_do_not_take_their_answers_do_not_keep_it(address):
+    """It hangs up on them when the grace is over; hypercorn on trio cannot be cancelled there."""
+    where = address.getsockname()
+    config = config_for(address)
+    config.graceful_timeout = config.shutdown_timeout = 0.01
+    stopping = anyio.Event()
+
+    async def app(scope, receive, send):
+        assert scope["type"] == "http"
+        await start(send)
+        stopping.set()
+        await body(send, bytes(50_000_000))
+
+    with anyio.fail_after(30), contextlib.ExitStack() as sockets:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                client = sockets.enter_context(socket.create_connection(where))
+                client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+
+            async def run():
+                await serve(app, config, until=[stopping], grace=0.01, signals=())
+
+            tasks.start_soon(run)
 
 
 async def test_what_hypercorn_raises_leaves_it_as_it_is(anyio_backend, monkeypatch):
