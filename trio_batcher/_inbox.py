@@ -14,14 +14,13 @@ of the body. So one task receives for everybody, and keeps
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, MutableMapping
+    from collections.abc import Awaitable, Callable, MutableMapping
 
     Message: TypeAlias = MutableMapping[str, Any]
 
@@ -93,23 +92,23 @@ class Inbox:
         """Receive from now on, if that has waited: the server was told to go on, or not to."""
         self._asked.set()
 
-    @contextmanager
-    def holding(self, patience: float = math.inf) -> Generator[None]:
-        """Keep the end back meanwhile.
+    def hold(self, patience: float = math.inf) -> None:
+        """Keep the end back until `release`.
 
         Args:
-            patience: seconds after which the rest of the body is thrown away.
+            patience: seconds after which the rest of the body is thrown away meanwhile.
         """
         self._holders += 1
         self._patience = min(self._patience, patience)
         if self._piece is not None:
             self._notify()
-        try:
-            yield
-        finally:
-            self._holders -= 1
-            if not self._holders:
-                self._patience = math.inf
+
+    def release(self) -> None:
+        """Let the application have the end, if it has come and nobody else holds it."""
+        self._holders -= 1
+        if not self._holders:
+            self._patience = math.inf
+            if self._piece is not None or self._end is not None:
                 self._notify()
 
     async def _until_taken(self) -> None:

@@ -54,22 +54,29 @@ class Outbox:
 
     async def send(self, message: Message) -> None:
         """Send a message, in pieces if it is long, until that is given up."""
-        is_body = message["type"] == "http.response.body"  # else, say a file: at once, at its pace
-        for piece in _pieces(message) if is_body else (message,):
-            if self.abandoned:
-                await checkpoint()
-                return
-            limit = anyio.current_time() + self._patience if is_body else math.inf
-            with anyio.CancelScope(deadline=limit) as scope:
-                self._underway.add(scope)
-                try:
-                    await self._send(piece)
-                finally:
-                    self._underway.discard(scope)
-                    if not self._underway:
-                        self._idle.set()
-            if scope.cancelled_caught:
-                self._abandon()
+        if message["type"] != "http.response.body":  # say, a file: at once, and at its own pace
+            await self._send_within(math.inf, message)
+        elif len(message.get("body", b"")) <= _PIECE:
+            await self._send_within(self._patience, message)
+        else:
+            for piece in _pieces(message):
+                await self._send_within(self._patience, piece)
+
+    async def _send_within(self, seconds: float, message: Message) -> None:
+        if self.abandoned:
+            await checkpoint()
+            return
+        limit = math.inf if seconds == math.inf else anyio.current_time() + seconds
+        with anyio.CancelScope(deadline=limit) as scope:
+            self._underway.add(scope)
+            try:
+                await self._send(message)
+            finally:
+                self._underway.discard(scope)
+                if not self._underway:
+                    self._idle.set()
+        if scope.cancelled_caught:
+            self._abandon()
 
     async def settle(self) -> None:
         """Return once nothing is being sent to a client that has left, or is not any more."""
@@ -97,10 +104,7 @@ class Outbox:
 
 
 def _pieces(message: Message) -> Iterator[Message]:
-    body = message.get("body", b"")
-    if len(body) <= _PIECE:
-        yield message
-        return
+    body = message["body"]
     with memoryview(body) as view:
         for start in range(0, len(body), _PIECE):
             end = start + _PIECE

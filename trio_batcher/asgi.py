@@ -198,15 +198,16 @@ class _Exchange:
             message = _with_timings(message, self.timings)
         # Hypercorn announces the end of every request as the client's leaving, from within
         # the sending of the last piece. An application that hears of it cancels what it sends.
-        if not self._is_last(message):
-            with self._inbox.holding():
-                await self._outbox.send(message)
-        else:
-            self._ending = True
-            with self._inbox.holding(_BODY_IN_THE_WAY):
-                await self._outbox.send(message)
-            self._ended = True
-        self._inbox.answered()
+        last = self._is_last(message)
+        self._ending = self._ending or last
+        self._inbox.hold(_BODY_IN_THE_WAY if last else math.inf)
+        try:
+            await self._outbox.send(message)
+            self._ended = self._ended or last
+        finally:
+            self._inbox.release()
+        if self._started:
+            self._inbox.answered()
         if self._outbox.abandoned:
             self._lose("did not take its answer")
 
