@@ -24,9 +24,9 @@ FLOORS = [
     {"_attendants", "_bursts"},
     {"_overlap", "_watch"},
     {"_gate", "_options", "_outcomes", "_scheduler"},
-    {"_assignments", "_fleet", "_reruns"},
+    {"_assignments", "_fleet"},
     {"_device", "_process"},
-    {"_runner"},
+    {"_reruns", "_runner"},
     {"_bisection", "_hosts", "_interpreter", "_model", "_policy", "_spawned"}
     | {
         "_beside",

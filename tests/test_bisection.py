@@ -9,7 +9,7 @@ from collections import deque
 import pytest
 from hypothesis import given, strategies as st
 
-from trio_batcher._bisection import Bisection, Failure, Raised, Returned, checked, failures
+from trio_batcher._bisection import Failure, Raised, Returned, checked, failures
 from trio_batcher._errors import (
     BatchTooLarge,
     ChildDied,
@@ -18,6 +18,7 @@ from trio_batcher._errors import (
     ResultCountError,
 )
 from trio_batcher._queue import Request
+from trio_batcher._reruns import Bisection, Reruns
 
 
 class PoisonError(Exception):
@@ -50,11 +51,8 @@ class Driven:
         try:
             outcomes = checked(model(inputs), len(segment))
         except BaseException as exc:  # noqa: ASYNC103  as a device does
-            alone, given_up = self.bisection.failed(segment, exc, segment.halves())
-            self._settle(alone, failures(exc, len(alone), 1))
-            if given_up:
-                reason, size = self.bisection.reason, self.bisection.size
-                self._settle(given_up, failures(reason, len(given_up), size))
+            for requests, reason, size in self.bisection.failed(segment, exc, segment.halves()):
+                self._settle(requests, failures(reason, len(requests), size))
             return
         self.bisection.succeeded(segment)
         self._settle(segment, outcomes)

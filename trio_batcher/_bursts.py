@@ -7,9 +7,10 @@ import math
 import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from ._bisection import Bisection, Raised, Segment, failures
+from ._bisection import Raised, failures
 from ._interpreter import prompt_waking
 from ._overlap import Overlap
+from ._reruns import Bisection, Segment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -170,6 +171,8 @@ class Bursts(Generic[T]):
         self, device: Device[T], batch: list[Request[T]], attempt: Attempt, started: float
     ) -> Done[T]:
         """Return whose outcome a run settles, and what it is; the rest is to be run again."""
+        if device.abandoned:
+            return device, [], [], started, started
         if _logger.isEnabledFor(logging.DEBUG):
             self._log(device, batch, attempt, started)
         if isinstance(attempt, Raised):
@@ -190,12 +193,13 @@ class Bursts(Generic[T]):
         halves = segment.halves()
         with self._scheduler.lock:
             device.note_size(segment, error)
-            alone, given_up = self._scheduler.reruns.failed(segment, error, halves)
-        outcomes = failures(error, len(alone), 1)
-        reason, size = segment.bisection.reason, segment.bisection.size
-        if given_up and reason is not None:
-            outcomes += failures(reason, len(given_up), size)
-        return alone + given_up, outcomes
+            settled = self._scheduler.reruns.failed(segment, error, halves)
+        failed: list[Request[T]] = []
+        outcomes: list[Any] = []
+        for requests, reason, size in settled:
+            failed += requests
+            outcomes += failures(reason, len(requests), size)
+        return failed, outcomes
 
     def _log(
         self, device: Device[T], batch: Sequence[Request[T]], attempt: Attempt, started: float

@@ -6,11 +6,11 @@ import math
 from copy import copy
 from typing import TYPE_CHECKING, TypeVar
 
-from ._bisection import Segment
+from ._bisection import is_too_large
 from ._delivery import DeliveryModel
-from ._errors import BatchTooLarge
 from ._latency import LatencyModel
 from ._memory import SafeSize, those_that_fit
+from ._reruns import Segment
 from ._runner import Runner
 
 if TYPE_CHECKING:
@@ -105,15 +105,15 @@ class Device(Runner[T]):
                 self.safe_size.ran(self.batch_load)
                 if self.limited:
                     self.safe_size.limited()
-            return
-        if not isinstance(error, BatchTooLarge):
-            return
-        before = batch.bisection.sizes_before if isinstance(batch, Segment) else {}
-        if len(batch) > 1:
-            before.setdefault(self, copy(self.safe_size))
-            self.safe_size.failed(self.batch_load)
-        elif self in before:
-            self.safe_size = before.pop(self)
+        elif isinstance(batch, Segment) and is_too_large(error):
+            before = batch.bisection.sizes_before
+            if len(batch) > 1:
+                before.setdefault(self, copy(self.safe_size))
+                self.safe_size.failed(self.batch_load)
+            else:
+                for device, size in before.items():
+                    device.safe_size = size
+                before.clear()
 
     def learn(self) -> None:
         """Let the latency model know what its runs took. The scheduler's lock is held."""

@@ -89,11 +89,12 @@ class Overlap(Generic[T]):
         """Run a batch, and those behind it."""
         flight = self._launch_now(batch)
         del batch
-        while flight and not self._device.abandoned:
-            following = self._prepare(flight)
-            # Nothing in hand, nothing kept: while the next one is collected, no frame has this one.
-            flight = self._follow(flight, following) if following else self._land(flight)
-        self._device.at = None
+        try:
+            while flight and not self._device.abandoned:
+                following = self._prepare(flight)
+                flight = self._follow(flight, following) if following else self._land(flight)
+        finally:
+            self._device.at = None
 
     def _follow(self, flight: _Flight[T], following: _Flight[T]) -> _Flight[T]:
         self._deliver(self._collected(flight))

@@ -12,12 +12,11 @@ from collections import Counter
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ._assignments import Outlook, Taken
-from ._bisection import Segment
 from ._fleet import Fleet
 from ._planning import left_at_next_plan, spacing
 from ._policy import Decision, Dispatch, Limits, WaitUntil, decide, plan
 from ._queue import Request, RequestQueue
-from ._reruns import Reruns
+from ._reruns import Reruns, Segment
 from ._selection import PATIENCE, ROUNDING
 
 if TYPE_CHECKING:
