@@ -49,8 +49,8 @@ async def serve(
     listening sockets and the connections, ends the application's lifespan and returns. So a
     program whose last act this is exits with 0. Requests that outlast the grace are cancelled
     and answered by 503, or broken off if their answer has started, or is not taken; what cannot be
-    cancelled, such as a thread that a handler waits for, is waited for all the same. WebSockets have hypercorn's
-    ``config.graceful_timeout`` from then on.
+    cancelled, such as a thread that a handler waits for, is waited for all the same. WebSockets
+    have hypercorn's ``config.graceful_timeout`` from then on.
 
     What is sent to an HTTP/2 client that has left, which hypercorn would have wait for ever, is
     given up half a second later.
