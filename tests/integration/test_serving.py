@@ -152,24 +152,43 @@ async def test_what_hypercorn_raises_leaves_it_as_it_is(anyio_backend, monkeypat
     assert caught.value is failure
 
 
-async def test_handlers_of_signals_are_put_back():
-    """Those that were there before, after a signal stopped it."""
-    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+async def signalled(scope, receive, send):
+    """An application that is told to stop by a signal when it has started."""
+    assert scope["type"] == "lifespan"
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    signal.raise_signal(signal.SIGTERM)
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
 
-    async def app(scope, receive, send):
-        assert scope["type"] == "lifespan"
-        await receive()
-        await send({"type": "lifespan.startup.complete"})
-        signal.raise_signal(signal.SIGTERM)
-        await receive()
-        await send({"type": "lifespan.shutdown.complete"})
 
+def handlers():
+    return [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+
+
+async def serve_briefly(app, *events):
     config = Config()
     config.bind = ["127.0.0.1:0"]
     config.loglevel = "ERROR"
     with anyio.fail_after(30):
-        await serve(app, config)
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+        await serve(app, config, until=events)
+    return handlers()
+
+
+def test_handlers_of_signals_are_put_back_when_the_program_is_over(anyio_backend):
+    """Until then, what else it has to end is ended at once by a second signal."""
+    before = handlers()
+    after = anyio.run(serve_briefly, signalled, backend=anyio_backend)
+    assert after == [signal.SIG_DFL, signal.SIG_DFL]
+    assert handlers() == before
+
+
+async def test_handlers_of_signals_are_put_back_at_once_where_an_event_stopped_it():
+    """As the program may go on."""
+    before = handlers()
+    stop = anyio.Event()
+    stop.set()
+    assert await serve_briefly(hello, stop) == before
 
 
 async def test_a_cancellation_goes_through(address):
