@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import sys
 import threading
@@ -276,13 +277,18 @@ def test_a_second_signal_has_its_default_effect_until_the_lifespan_is_over(handl
 
 
 def test_a_signal_that_interrupts_and_one_that_is_repeated_stay_as_they_are(handled, monkeypatch):
-    """Ctrl-C in a notebook may come again; gunicorn repeats what ends a worker."""
+    """Ctrl-C in a notebook may come again; supervisors may repeat what ends a worker."""
     _, handler = handled
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with clean_exit_status():
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         assert signal.getsignal(signal.SIGTERM) is not handler
-    monkeypatch.setitem(sys.modules, "gunicorn", signal)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "gunicorn", signal)
+        with clean_exit_status():
+            assert signal.getsignal(signal.SIGTERM) is handler
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: "a supervisor")
     with clean_exit_status():
         assert signal.getsignal(signal.SIGTERM) is handler
 

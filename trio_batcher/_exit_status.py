@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import sys
 import threading
@@ -28,7 +29,8 @@ def clean_exit_status() -> Generator[None]:
     From the first SIGTERM or SIGINT that stops the server until the lifespan is over, both have
     their default effect: a second one ends the process at once, without any cleanup, whatever the
     server or the model is waiting for. By itself uvicorn lets nothing but SIGINT hurry it up, and
-    nothing at all once the lifespan ends. Under gunicorn, which repeats its SIGTERM, it does not.
+    nothing at all once the lifespan ends. This is not for processes that a server's own supervisor
+    has started: gunicorn and ``uvicorn --workers`` may send them a signal twice and mean it once.
 
     Leaving the block by an exception changes nothing of the status. Nor is anything done where
     no server handles SIGTERM in this thread, as in tests and in hypercorn's worker processes, or
@@ -57,7 +59,8 @@ def _handler() -> Any:
 
 @contextmanager
 def _second_signal_ends_it(handler: Any) -> Generator[None]:
-    if handler is None or "gunicorn" in sys.modules:
+    supervised = "gunicorn" in sys.modules or multiprocessing.parent_process() is not None
+    if handler is None or supervised:
         yield
         return
     handlers: dict[int, Any] = {each: signal.getsignal(each) for each in _STOPPING}
