@@ -28,8 +28,8 @@ FLOORS = [
     {"_device", "_process"},
     {"_reruns", "_runner"},
     {"_answers", "_bisection", "_hosts", "_interpreter", "_model", "_policy", "_spawned"}
-    | {"_deadline_headers", "_exit_status", "_entry", "_inbox", "_problems"}
-    | {"_statistics", "_torch_devices"},
+    | {"_beside", "_deadline_headers", "_exit_status", "_entry", "_inbox", "_outbox"}
+    | {"_problems", "_statistics", "_torch_devices"},
     {"_child", "_collate", "_nesting", "_packing", "_popen"},
     {"_selection", "_told"},
     {"_items", "_latency", "_memory", "_queue"},

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import sys
+import threading
 from contextlib import asynccontextmanager
 from typing import Annotated
 
@@ -219,30 +221,102 @@ def test_the_batcher_is_closed_when_the_application_ends(client_of):
         assert client.get("/later").json() == "closed"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals cannot be blocked there")
-def test_an_exit_status_is_made_clean_for_uvicorn_alone(monkeypatch):
-    """Whoever else handles the signal goes on hearing it; and so does uvicorn after an error."""
+@pytest.fixture
+def handled():
+    """Signals that this process handles as a server does; they are noted."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    noted = []
 
-    def blocked():
-        return signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    def handler(number, _frame):
+        noted.append(number)
 
-    def handler(_signal, _frame):
-        """As uvicorn's own."""
-
-    with clean_exit_status():
-        pass
-    assert not blocked()
     handler.__module__ = "uvicorn.server"
-    monkeypatch.setattr(signal, "getsignal", lambda _: handler)
+    for each in before:
+        signal.signal(each, handler)
+    yield noted, handler
+    for each, theirs in before.items():
+        signal.signal(each, theirs)
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
+
+
+def blocked():
+    return signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals cannot be blocked there")
+def test_an_exit_status_is_made_clean_for_uvicorn_alone(handled):
+    """Whoever else handles the signal goes on hearing it; and so does uvicorn after an error."""
+    _, handler = handled
+    for somebody_else in (signal.SIG_DFL, signal.SIG_IGN, lambda *_: None):
+        signal.signal(signal.SIGTERM, somebody_else)
+        with clean_exit_status():
+            pass
+        assert not blocked()
+        assert signal.getsignal(signal.SIGTERM) is somebody_else
+    signal.signal(signal.SIGTERM, handler)
     with pytest.raises(ZeroDivisionError), clean_exit_status():
         raise ZeroDivisionError
     assert not blocked()
-    try:
+    with clean_exit_status():
+        pass
+    assert blocked()
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_has_its_default_effect_until_the_lifespan_is_over(handled, first):
+    """The server hears the first one; afterwards the handlers are its own again."""
+    noted, handler = handled
+    with clean_exit_status():
+        signal.raise_signal(first)
+        assert noted == [first]
+        for each in (signal.SIGINT, signal.SIGTERM):
+            assert signal.getsignal(each) is signal.SIG_DFL
+    for each in (signal.SIGINT, signal.SIGTERM):
+        assert signal.getsignal(each) is handler
+
+
+def test_a_signal_that_interrupts_and_one_that_is_repeated_stay_as_they_are(handled, monkeypatch):
+    """Ctrl-C in a notebook may come again; supervisors may repeat what ends a worker."""
+    _, handler = handled
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with clean_exit_status():
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGTERM) is not handler
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "gunicorn", signal)
         with clean_exit_status():
-            pass
-        assert blocked()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            assert signal.getsignal(signal.SIGTERM) is handler
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: "a supervisor")
+    with clean_exit_status():
+        assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_handlers_that_somebody_installs_meanwhile_stay(handled):
+    """They are not the lifespan's to put back."""
+
+    def theirs(_number, _frame):
+        """Somebody's."""
+
+    with clean_exit_status():
+        signal.signal(signal.SIGTERM, theirs)
+    assert signal.getsignal(signal.SIGTERM) is theirs
+
+
+def test_a_thread_that_is_not_the_main_one_handles_no_signals(handled):
+    """As in a test client's."""
+    _, handler = handled
+    seen = []
+
+    def elsewhere():
+        with clean_exit_status():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == [handler]
 
 
 def test_a_dependency_that_was_not_made_says_how_it_is():

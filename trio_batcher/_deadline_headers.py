@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["InvalidTimeout", "check_timeouts", "timeout_of"]
+__all__ = ["InvalidTimeout", "check_timeout", "check_timeouts", "timeout_of"]
 
 # Twenty digits are more time than there is. [0-9], as \d would take other scripts' in a str.
 _SECONDS = re.compile(rb"[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20}")
@@ -81,14 +81,19 @@ def timeout_of(headers: Iterable[tuple[bytes, bytes]]) -> float | None:
 
 def check_timeouts(default_timeout: float, max_timeout: float) -> None:
     """Raise what is wrong with the bounds of a server's timeouts, if anything is."""
-    for name, value in (("default_timeout", default_timeout), ("max_timeout", max_timeout)):
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise TypeError(
-                f"{name} must be a number of seconds (math.inf for no limit), not {value!r}"
-            )
-        if not value > 0:
-            raise ValueError(f"{name} must be > 0 seconds, not {value!r}")
+    check_timeout("default_timeout", default_timeout)
+    check_timeout("max_timeout", max_timeout)
     if max_timeout < default_timeout < math.inf:
         raise ValueError(
             f"default_timeout must be <= max_timeout ({max_timeout!r}), not {default_timeout!r}"
         )
+
+
+def check_timeout(name: str, value: float) -> None:
+    """Raise what is wrong with a number of seconds, if anything is."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(
+            f"{name} must be a number of seconds (math.inf for no limit), not {value!r}"
+        )
+    if not value > 0:
+        raise ValueError(f"{name} must be > 0 seconds, not {value!r}")

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
+import os
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.lowlevel import checkpoint
 
+from ._beside import run_beside
+from ._inbox import Inbox
+from ._outbox import Outbox
 from ._problems import closing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
+
+    ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 __all__ = ["Gate"]
 
@@ -31,12 +41,12 @@ class Gate:
         cut_off: those of them that had no complete answer when the grace ran out.
     """
 
-    def __init__(self, app: Callable[[Any, Any, Any], Awaitable[None]]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.accepted = 0
         self.cut_off = 0
         self._app = app
         self._closes_at = math.inf
-        self._inside: set[anyio.CancelScope] = set()
+        self._inside: dict[anyio.CancelScope, Any] = {}  # and whose requests they are
         self._drained = anyio.Event()
 
     @property
@@ -60,16 +70,16 @@ class Gate:
             return
         self.accepted += 1
         limit = anyio.CancelScope()
-        self._inside.add(limit)
+        self._inside[limit] = scope.get("client")
         try:
             with limit:
-                await self._app(scope, receive, passage.send)
+                await passage.through(self._app, receive)
             if limit.cancelled_caught:
                 self.cut_off += 1
                 if not passage.started:  # else the server breaks the connection off
                     await passage.refuse()
         finally:
-            self._inside.discard(limit)
+            del self._inside[limit]
             self._check_drained()
 
     async def let_in(self) -> None:
@@ -102,6 +112,25 @@ class Gate:
             with anyio.move_on_after(grace, shield=True):
                 await self.wait_drained()
 
+    def hang_up(self) -> None:
+        """Break off the connections of the requests inside.
+
+        That ends what hypercorn shields from a cancellation, on trio: to write to a client that
+        does not read. The connections are only to be had from the system.
+        """
+        clients = {tuple(client) for client in self._inside.values() if client is not None}
+        descriptors = Path("/dev/fd")
+        if not clients or not descriptors.is_dir():
+            return
+        for path in list(descriptors.iterdir()):
+            with suppress(OSError):
+                number = int(path.name)
+                if not stat.S_ISSOCK(os.fstat(number).st_mode):
+                    continue
+                with socket.socket(fileno=os.dup(number)) as connection:
+                    if connection.getpeername()[:2] in clients:
+                        connection.shutdown(socket.SHUT_RDWR)
+
     async def wait_drained(self) -> None:
         """Return once the gate is closed and the last request that was let in is answered."""
         await self._drained.wait()
@@ -117,17 +146,36 @@ class _Passage:
     def __init__(self, gate: Gate, scope: MutableMapping[str, Any], send: Any) -> None:
         self.started = False
         self._gate = gate
-        self._has_connection_header = scope["http_version"].startswith("1")
-        self._send = send
+        self._scope = scope
+        self._is_http1 = scope["http_version"].startswith("1")
+        self._outbox = Outbox(send)
+
+    async def through(self, app: ASGIApp, receive: Any) -> None:
+        """Let the application answer.
+
+        Over HTTP/2 hypercorn would have what is sent to a client that has left wait for ever. So
+        that the leaving is noticed, the gate receives for the application.
+        """
+        if self._is_http1:
+            await app(self._scope, receive, self.send)
+            return
+        inbox = Inbox(receive)
+
+        async def watch() -> None:
+            patient = any(name == b"expect" for name, _ in self._scope["headers"])
+            if await inbox.watch(patient=patient):
+                await self._outbox.farewell()
+
+        await run_beside(watch, lambda: app(self._scope, inbox.receive, self.send))
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
             self.started = True
-            if self._gate.closed and self._has_connection_header:
+            if self._gate.closed and self._is_http1:
                 # Whoever asks again is to ask another server, on another connection.
                 headers = [h for h in message.get("headers", ()) if h[0].lower() != b"connection"]
                 message = {**message, "headers": [*headers, (b"connection", b"close")]}
-        await self._send(message)
+        await self._outbox.send(message)
 
     async def refuse(self) -> None:
         for message in closing().as_messages():

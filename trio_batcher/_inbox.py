@@ -4,13 +4,16 @@ To learn that a client has left one has to receive, and what comes instead may b
 of the body. So one task receives for everybody, and keeps
 
 - at most one piece that the application has not asked for: until that is taken nothing
-  more is received, unless it was the last, after which there is no more body to come;
+  more is received, unless it was the last, after which there is no more body to come.
+  Only while the last piece of the answer cannot leave is it thrown away: hypercorn has to
+  get rid of what it has received of the body, before it can end the request;
 - the end of it all, which stays: the client's leaving, or what receiving raised. The
   application gets either after the last piece, as often as it asks.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
@@ -31,7 +34,8 @@ class Inbox:
         self._receive = receive
         self._piece: Message | None = None
         self._end: Message | Exception | None = None
-        self._holding = False
+        self._holders = 0
+        self._patience = math.inf
         self._asked = anyio.Event()
         self._changed = anyio.Event()
 
@@ -39,7 +43,7 @@ class Inbox:
         """Receive until there is nothing more; return whether that is as the client has left.
 
         Args:
-            patient: wait until the application has asked for the first time.
+            patient: wait until the application has asked for the first time, or has answered.
         """
         if patient:
             await self._asked.wait()
@@ -76,7 +80,7 @@ class Inbox:
                 if piece is not None:
                     self._notify()
                     return piece
-            elif self._end is not None and not self._holding:
+            elif self._end is not None and not self._holders:
                 await cancel_shielded_checkpoint()
                 if isinstance(self._end, Exception):
                     raise self._end
@@ -84,18 +88,35 @@ class Inbox:
             else:
                 await self._changed.wait()
 
-    def hold(self) -> None:
-        """Keep the end back until `release`."""
-        self._holding = True
+    def answered(self) -> None:
+        """Receive from now on, if that has waited: the server was told to go on, or not to."""
+        self._asked.set()
+
+    def hold(self, patience: float = math.inf) -> None:
+        """Keep the end back until `release`.
+
+        Args:
+            patience: seconds after which the rest of the body is thrown away meanwhile.
+        """
+        self._holders += 1
+        self._patience = min(self._patience, patience)
+        if self._piece is not None:
+            self._notify()
 
     def release(self) -> None:
-        """Let the application have the end, if it has come."""
-        self._holding = False
-        self._notify()
+        """Let the application have the end, if it has come and nobody else holds it."""
+        self._holders -= 1
+        if not self._holders:
+            self._patience = math.inf
+            if self._piece is not None or self._end is not None:
+                self._notify()
 
     async def _until_taken(self) -> None:
         while self._piece is not None:
-            await self._changed.wait()
+            with anyio.move_on_after(self._patience) as limit:
+                await self._changed.wait()
+            if limit.cancelled_caught:
+                self._piece = None
 
     def _notify(self) -> None:
         self._changed.set()

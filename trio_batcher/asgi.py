@@ -10,13 +10,16 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeAlias
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ._deadline_headers import InvalidTimeout, check_timeouts, timeout_of
+from ._beside import run_beside
+from ._deadline_headers import InvalidTimeout, check_timeout, check_timeouts, timeout_of
 from ._inbox import Inbox
+from ._outbox import Outbox
 from ._problems import Problem, bad_request, culprit, log_fault, problem_response
 from ._timings import Timings, current_timings
 
@@ -38,6 +41,9 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 # Frameworks disagree about the three; all of theirs are to fit, here and in the middleware.
 ASGIApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
+# Seconds in which the last piece of an answer usually is out. After that, what has arrived of the
+# request's body may be what it waits for.
+_BODY_IN_THE_WAY = 0.5
 _logger = logging.getLogger("trio_batcher.asgi")
 
 
@@ -51,7 +57,8 @@ class BatcherMiddleware:
     A client that leaves before the last piece of its answer is being sent cancels the
     handler. Middlewares outside, which may log it, see the status 499 then. So that it is
     noticed, at most one piece of the request's body is received before the application
-    asks for it.
+    asks for it. What is being sent to a client that has left, or that does not take it, is
+    given up: half a second after it left, or when a piece has waited for ``send_timeout``.
 
     A `BatcherError` or a deadline's error (`TimeoutError`, `trio.TooSlowError`) that
     escapes from the application before the response has started is answered by
@@ -67,6 +74,7 @@ class BatcherMiddleware:
         app: the application, or the next middleware.
         default_timeout: seconds for a request whose headers do not say.
         max_timeout: most seconds for any request; longer ones are cut to it.
+        send_timeout: seconds that a client has to take a piece of its answer, of 256 KiB at most.
 
     Raises:
         TypeError, ValueError: a timeout is not a number > 0, or the default is above the maximum.
@@ -78,100 +86,105 @@ class BatcherMiddleware:
         *,
         default_timeout: float = math.inf,
         max_timeout: float = math.inf,
+        send_timeout: float = 60.0,
     ) -> None:
         check_timeouts(default_timeout, max_timeout)
+        check_timeout("send_timeout", send_timeout)
         self.app: ASGIApp = app
         self.default_timeout: float = default_timeout
         self.max_timeout: float = max_timeout
+        self.send_timeout: float = send_timeout
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request; an ASGI application."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = scope["headers"]
+        app, timeout = self._admit(scope)
+        exchange = _Exchange(receive, send, timeout, self.send_timeout)
+        token = current_timings.set(exchange.timings)
         try:
-            timeout = timeout_of(headers)
+            await exchange.run(app, scope)
+        finally:
+            current_timings.reset(token)
+
+    def _admit(self, scope: Scope) -> tuple[ASGIApp, float]:
+        """Return who answers a request, and the seconds that it has."""
+        try:
+            timeout = timeout_of(scope["headers"])
         except InvalidTimeout as error:
-            await _send_problem(bad_request(str(error)), send)
-            return
+            return _refusal(bad_request(str(error))), math.inf
         if timeout is None:
             timeout = self.default_timeout
         if timeout == 0.0:
-            await _send_problem(problem_response(TimeoutError()), send)
-            return
-        exchange = _Exchange(receive, send, min(timeout, self.max_timeout))
-        token = current_timings.set(exchange.timings)
-        try:
-            await exchange.run(self.app, scope)
-        finally:
-            current_timings.reset(token)
+            return _refusal(problem_response(TimeoutError())), math.inf
+        return self.app, min(timeout, self.max_timeout)
 
 
 class _Exchange:
     """One request: the scope its handler runs in, and how far its answer has come."""
 
-    def __init__(self, receive: Receive, send: Send, timeout: float) -> None:
+    def __init__(self, receive: Receive, send: Send, timeout: float, send_timeout: float) -> None:
         self.timings = Timings()
         self._inbox = Inbox(receive)
-        self._send = send
+        self._outbox = Outbox(send, send_timeout)
         self._handler = anyio.CancelScope(deadline=anyio.current_time() + timeout)
-        self._client_left = False
+        self._lost: str | None = None  # what the client did instead of taking its answer
         self._started = False
         self._has_trailers = False
         self._ending = False  # the last piece is being sent
-        self._ended = False  # it has been
+        self._ended = False  # it has been, or nobody takes it
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Let the application answer, or answer in its place."""
-        failure = await self._failure_of(app, scope)
+        await run_beside(partial(self._watch, scope), partial(self._answer, app, scope))
+
+    async def _answer(self, app: ASGIApp, scope: Scope) -> None:
+        failure: Exception | None = None
         try:
+            try:
+                with self._handler:
+                    await app(scope, self._inbox.receive, self.send)
+            except Exception as exc:  # noqa: BLE001  answered, or raised, below
+                failure = exc
+            else:
+                if self._handler.cancelled_caught and not self._ended:
+                    failure = TimeoutError("the request's deadline passed, or its client left")
             if failure is None:
                 return
             known = culprit(failure)
-            if known is not None and self._client_left:
-                _logger.info("%s %r: the client left", scope["method"], scope["path"])
+            if known is not None and self._lost is not None:
+                _logger.info("%s %r: the client %s", scope["method"], scope["path"], self._lost)
                 if not self._started:
-                    await _send_499(self._send)
+                    await self._send_499()
                 return
             if known is None or self._started:
                 # A response that has started cannot be taken back. By the exception the server
                 # knows not to end it as if it were whole.
                 raise failure
             log_fault(failure, scope["method"], scope["path"])
-            await _send_problem(problem_response(known), self._send, self.timings)
+            for message in problem_response(known).as_messages():
+                await self.send(message)
         finally:
-            del failure  # whose traceback has this frame: no cycle for each refusal
+            del failure  # whose traceback has this frame: no cycle for each failure
 
-    async def _failure_of(self, app: ASGIApp, scope: Scope) -> BaseException | None:
-        """Let the application answer; return what came of it instead of an answer, if anything."""
-        raised: Exception | None = None
-        failure: BaseException | None = None
-        try:
-            try:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._watch, scope)
-                    try:
-                        with self._handler:
-                            await app(scope, self._inbox.receive, self.send)
-                    except Exception as exc:
-                        raised = exc
-                        raise
-                    tasks.cancel_scope.cancel()
-            except BaseExceptionGroup as group:
-                failure = _unwrapped(group, raised)
-            else:
-                if self._handler.cancelled_caught and not self._ended:
-                    failure = TimeoutError("the request's deadline passed, or its client left")
-            return failure
-        finally:
-            del raised, failure
+    async def _send_499(self) -> None:
+        # For middlewares outside, which may log it, or insist on a response; nobody else listens.
+        with suppress(OSError):  # what a server may raise then, by ASGI 2.4
+            await self.send({"type": "http.response.start", "status": 499, "headers": []})
+            await self.send({"type": "http.response.body", "body": b""})
 
     async def _watch(self, scope: Scope) -> None:
         # To receive is what makes a server answer "100 Continue": for the application to say.
         patient = any(name == b"expect" for name, _ in scope["headers"])
-        if await self._inbox.watch(patient=patient) and not self._ending:
-            self._client_left = True
+        if await self._inbox.watch(patient=patient):
+            await self._outbox.settle()
+            self._lose("left")
+            await self._outbox.farewell()
+
+    def _lose(self, reason: str) -> None:
+        if not self._ending and self._lost is None:
+            self._lost = reason
             self._handler.cancel()
 
     async def send(self, message: Message) -> None:
@@ -183,18 +196,20 @@ class _Exchange:
             self._handler.deadline = math.inf
             self._has_trailers = message.get("trailers", False)
             message = _with_timings(message, self.timings)
-        if not self._is_last(message):
-            await self._send(message)
-            return
         # Hypercorn announces the end of every request as the client's leaving, from within
-        # the sending of the last piece. Quart would cancel the task that sends.
-        self._ending = True
-        self._inbox.hold()
+        # the sending of the last piece. An application that hears of it cancels what it sends.
+        last = self._is_last(message)
+        self._ending = self._ending or last
+        self._inbox.hold(_BODY_IN_THE_WAY if last else math.inf)
         try:
-            await self._send(message)
-            self._ended = True
+            await self._outbox.send(message)
+            self._ended = self._ended or last
         finally:
             self._inbox.release()
+        if self._started:
+            self._inbox.answered()
+        if self._outbox.abandoned:
+            self._lose("did not take its answer")
 
     def _is_last(self, message: Message) -> bool:
         match message["type"]:
@@ -208,36 +223,12 @@ class _Exchange:
                 return False
 
 
-def _unwrapped(group: BaseExceptionGroup[BaseException], raised: Exception | None) -> BaseException:
-    """Return what left the task group's block, which the task group has put into a group.
+def _refusal(problem: Problem) -> ASGIApp:
+    async def refuse(_scope: Scope, _receive: Receive, send: Send) -> None:
+        for message in problem.as_messages():
+            await send(message)
 
-    Beside that, from the watching task, are cancellations at most, which come again, and
-    what comes from nowhere, such as `KeyboardInterrupt`.
-
-    Args:
-        group: what left the task group.
-        raised: what left the block, if it was an `Exception`. In the group may be a copy: a
-            cancel scope that looks for its cancellation in a group takes it apart.
-    """
-    inside = [
-        each for each in group.exceptions if not isinstance(each, anyio.get_cancelled_exc_class())
-    ]
-    if len(inside) > 1:
-        return group
-    return inside[0] if raised is None else raised
-
-
-async def _send_problem(problem: Problem, send: Send, timings: Timings | None = None) -> None:
-    start, body = problem.as_messages()
-    await send(start if timings is None else _with_timings(start, timings))
-    await send(body)
-
-
-async def _send_499(send: Send) -> None:
-    # For middlewares outside, which may log it, or insist on a response; nobody else listens.
-    with suppress(OSError):  # what a server may raise then, by ASGI 2.4
-        await send({"type": "http.response.start", "status": 499, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
+    return refuse
 
 
 def _with_timings(start: Message, timings: Timings) -> Message:

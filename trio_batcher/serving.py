@@ -48,12 +48,16 @@ async def serve(
     ``Connection: close``. When the last answer is out, or the grace is over, it closes the
     listening sockets and the connections, ends the application's lifespan and returns. So a
     program whose last act this is exits with 0. Requests that outlast the grace are cancelled
-    and answered by 503, or broken off if their answer has started; what cannot be cancelled,
-    such as a thread, is waited for all the same. WebSockets have hypercorn's
-    ``config.graceful_timeout`` from then on.
+    and answered by 503, or broken off if their answer has started, or is not taken; what cannot be
+    cancelled, such as a thread that a handler waits for, is waited for all the same. WebSockets
+    have hypercorn's ``config.graceful_timeout`` from then on.
 
-    A second signal ends the process at once: from the first one on until this returns,
-    the signals have their default effect, without any cleanup.
+    What is sent to an HTTP/2 client that has left, which hypercorn would have wait for ever, is
+    given up half a second later.
+
+    A second signal ends the process at once, without any cleanup: from the first one on until
+    the task that has called this ends, or trio's run, the signals have their default effect. So
+    a model that hangs does not keep the process when its batcher closes.
 
     The logger ``trio_batcher.serving`` has two lines of level ``INFO``, how many requests are
     in flight when the server stops, and how many of them were cut off.
@@ -97,8 +101,9 @@ async def serve(
         await gate.let_in()
         gate.close(grace)
         _logger.info("Stopping: %d requests in flight", gate.in_flight)
-        with anyio.move_on_after(grace + _HANG_UP):  # a client may not take its answer
+        with anyio.move_on_after(grace + _HANG_UP):
             await gate.wait_drained()
+        gate.hang_up()  # on those who do not take their answers
         # Hypercorn keeps to these itself, but not with asyncio on Python 3.12 and later.
         longest = config.graceful_timeout + config.shutdown_timeout + _HANG_UP
         tasks.cancel_scope.deadline = anyio.current_time() + longest
@@ -116,11 +121,11 @@ async def serve(
             failure = exc
         tasks.cancel_scope.cancel()
 
-    with _handlers_kept(listed):
+    with _handlers_kept(listed) as told:
         try:
             async with anyio.create_task_group() as tasks:
                 if listed:
-                    await tasks.start(_wait_for_signal, listed, stopping)
+                    await tasks.start(_wait_for_signal, listed, stopping, told)
                 for event in until:
                     tasks.start_soon(stop_after, event.wait)
                 tasks.start_soon(run_hypercorn)
@@ -134,26 +139,60 @@ async def serve(
 
 
 async def _wait_for_signal(
-    signals: Sequence[signal.Signals], stopping: anyio.Event, *, task_status: TaskStatus[None]
+    signals: Sequence[signal.Signals],
+    stopping: anyio.Event,
+    told: anyio.Event,
+    *,
+    task_status: TaskStatus[None],
 ) -> None:
     with anyio.open_signal_receiver(*signals) as received:
         task_status.started()
         async for _ in received:
             break
+    told.set()
     stopping.set()
     for each in signals:
         signal.signal(each, signal.SIG_DFL)
 
 
 @contextmanager
-def _handlers_kept(signals: Iterable[signal.Signals]) -> Generator[None]:
+def _handlers_kept(signals: Iterable[signal.Signals]) -> Generator[anyio.Event]:
+    """Put the handlers back; if the event that this yields is set, when the task has ended."""
     handlers: dict[signal.Signals, Any] = {each: signal.getsignal(each) for each in signals}
-    try:
-        yield
-    finally:
+    told = anyio.Event()
+
+    def put_back(*_: object) -> None:
         for each, handler in handlers.items():
             if handler is not None:  # else it is not Python's
                 signal.signal(each, handler)
+
+    try:
+        yield told
+    finally:
+        if told.is_set():
+            _when_the_task_has_ended(put_back)
+        else:
+            put_back()
+
+
+def _when_the_task_has_ended(function: Callable[..., None]) -> None:
+    """Call a function once this task has ended; on trio, once its run's main task has."""
+    if sniffio.current_async_library() == "trio":
+        import trio  # noqa: PLC0415  as above
+
+        async def wait() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                function()
+
+        trio.lowlevel.spawn_system_task(wait)
+    else:
+        import asyncio  # noqa: PLC0415  as above
+
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  it is in this function
+        task.add_done_callback(function)
 
 
 def _check_grace(grace: float) -> None:

@@ -7,7 +7,9 @@
 ``/stats``   GET      the batcher's statistics
 ===========  =======  ==============================================================
 
-A request has two seconds, or what its header ``X-Request-Timeout`` says, in seconds.
+A request has two seconds, or what its header ``X-Request-Timeout`` says, in seconds. What it may
+ask for is limited, see `Limits`: everybody shares one device and one event loop, and a text of some
+megabytes would be tokenized for as long as a thousand searches take.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from trio_batcher.serving import serve as serve_app
 
 from .app import Limits, create_app
 from .corpus import load_corpus, spread
-from .encoder import MODEL_NAME, Embedding, Encoder
+from .encoder import MODEL_NAME, Embedding, Encoder, cost_of
 from .index import Index, build_index, cache_path
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 Encoders: TypeAlias = (
     "type[InferenceModel[str, Embedding]] | partial[InferenceModel[str, Embedding]]"
 )
+BATCH_COST = 4_000
+"""Characters in a batch, padding included, so that a long text does not slow down the short ones
+beside it: they only share a batch if that pays."""
 HANG_UP = 0.25
 """Seconds, once everything is answered, in which connections are closed in good order."""
 
@@ -118,6 +121,8 @@ async def serve(
                 model,
                 max_batch_size=settings.max_batch_size,
                 max_queue_size=settings.max_queue_size,
+                cost=cost_of,
+                max_batch_cost=BATCH_COST,
             ) as batcher:
                 index = await _prepare(entries, batcher, settings)
                 preparing.cancel()  # from here on, stopping means draining

@@ -36,6 +36,13 @@ COMMANDS = {
     "serve-asyncio": ("tests.integration.served", "asyncio"),
     "serve-trio": ("tests.integration.served", "trio"),
 }
+# Those that a signal is for, and not for a process that has started them.
+IN_ONE_PROCESS = {
+    **{name: COMMANDS[name] for name in COMMANDS if not name.startswith("hypercorn")},
+    "hypercorn-0": (*COMMANDS["hypercorn"], "--workers", "0"),
+}
+HANGING = "tests.integration.served_hanging"
+SOON = {"uvicorn": ("--timeout-graceful-shutdown", "1"), "hypercorn": ("--graceful-timeout", "1")}
 # Longer than anything here takes, so that what hangs fails.
 PATIENCE = 60
 
@@ -125,7 +132,7 @@ class Server:
 
 
 @contextmanager
-def serving(name, path):
+def serving(name, path, *command):
     if name.startswith("uvicorn") and importlib.util.find_spec("uvicorn") is None:
         pytest.skip("uvicorn is not installed")
     if name == "uvicorn-uvloop" and importlib.util.find_spec("uvloop") is None:
@@ -135,7 +142,7 @@ def serving(name, path):
     os.mkfifo(path / "gate")
     gate = os.open(path / "gate", os.O_RDWR)
     process = subprocess.Popen(
-        [sys.executable, "-m", *COMMANDS[name]],
+        [sys.executable, "-m", *(command or COMMANDS[name])],
         cwd=ROOT,
         env={**os.environ, "GATE": str(path / "gate"), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
@@ -229,15 +236,30 @@ def test_sigterm_answers_everything_that_was_accepted(own_server):
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("name", ["serve-asyncio", "serve-trio"])
+@pytest.mark.parametrize("name", IN_ONE_PROCESS)
 def test_a_second_signal_ends_it_at_once(name, second, tmp_path):
     """Whatever it is doing, a batch in a thread included."""
-    with serving(name, tmp_path) as server:
+    with serving(name, tmp_path, *IN_ONE_PROCESS[name]) as server:
+        idle = server.ask("idle")
+        assert idle.answer().status == 200
         server.hold("held")
-        server.process.send_signal(signal.SIGINT)
-        server.read("Stopping: 1 requests in flight")
+        stop(server, idle)
         server.process.send_signal(second)
         assert server.process.wait(PATIENCE) == -second
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_model_that_hangs_in_a_process_does_not_keep_a_server(name, tmp_path):
+    """Told to stop, it gives the requests up when their time is over, and then their batch."""
+    if name.endswith("quart"):
+        pytest.skip("the same server")
+    command = [HANGING if each == "tests.integration.served" else each for each in COMMANDS[name]]
+    command = [f"{HANGING}:app" if each == APP else each for each in command]
+    with serving(name, tmp_path, *command, *SOON.get(name.split("-")[0], ())) as server:
+        server.get("/")
+        server.read("hangs")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE) == 0
 
 
 def test_a_crashed_batcher_leaves_a_server_that_answers_and_can_be_stopped(own_server):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import threading
@@ -14,7 +15,7 @@ hypercorn = pytest.importorskip("hypercorn", reason="it serves on hypercorn")
 
 from hypercorn.config import Config  # noqa: E402
 
-from tests.exchanges import hello  # noqa: E402
+from tests.exchanges import body, hello, start  # noqa: E402
 from trio_batcher.serving import serve  # noqa: E402
 
 pytestmark = pytest.mark.anyio
@@ -113,6 +114,31 @@ async def test_requests_that_outlast_the_grace_are_answered_by_503(address, capl
     assert caplog.messages[-1] == "Stopped: 1 accepted requests were cut off"
 
 
+async def test_clients_that_do_not_take_their_answers_do_not_keep_it(address):
+    """It hangs up on them when the grace is over; hypercorn on trio cannot be cancelled there."""
+    where = address.getsockname()
+    config = config_for(address)
+    config.graceful_timeout = config.shutdown_timeout = 0.01
+    stopping = anyio.Event()
+
+    async def app(scope, receive, send):
+        assert scope["type"] == "http"
+        await start(send)
+        stopping.set()
+        await body(send, bytes(50_000_000))
+
+    with anyio.fail_after(30), contextlib.ExitStack() as sockets:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                client = sockets.enter_context(socket.create_connection(where))
+                client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+
+            async def run():
+                await serve(app, config, until=[stopping], grace=0.01, signals=())
+
+            tasks.start_soon(run)
+
+
 async def test_what_hypercorn_raises_leaves_it_as_it_is(anyio_backend, monkeypatch):
     """Not in a group of the library's own."""
     failure = OSError("address already in use")
@@ -126,24 +152,43 @@ async def test_what_hypercorn_raises_leaves_it_as_it_is(anyio_backend, monkeypat
     assert caught.value is failure
 
 
-async def test_handlers_of_signals_are_put_back():
-    """Those that were there before, after a signal stopped it."""
-    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+async def signalled(scope, receive, send):
+    """An application that is told to stop by a signal when it has started."""
+    assert scope["type"] == "lifespan"
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    signal.raise_signal(signal.SIGTERM)
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
 
-    async def app(scope, receive, send):
-        assert scope["type"] == "lifespan"
-        await receive()
-        await send({"type": "lifespan.startup.complete"})
-        signal.raise_signal(signal.SIGTERM)
-        await receive()
-        await send({"type": "lifespan.shutdown.complete"})
 
+def handlers():
+    return [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+
+
+async def serve_briefly(app, *events):
     config = Config()
     config.bind = ["127.0.0.1:0"]
     config.loglevel = "ERROR"
     with anyio.fail_after(30):
-        await serve(app, config)
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+        await serve(app, config, until=events)
+    return handlers()
+
+
+def test_handlers_of_signals_are_put_back_when_the_program_is_over(anyio_backend):
+    """Until then, what else it has to end is ended at once by a second signal."""
+    before = handlers()
+    after = anyio.run(serve_briefly, signalled, backend=anyio_backend)
+    assert after == [signal.SIG_DFL, signal.SIG_DFL]
+    assert handlers() == before
+
+
+async def test_handlers_of_signals_are_put_back_at_once_where_an_event_stopped_it():
+    """As the program may go on."""
+    before = handlers()
+    stop = anyio.Event()
+    stop.set()
+    assert await serve_briefly(hello, stop) == before
 
 
 async def test_a_cancellation_goes_through(address):
