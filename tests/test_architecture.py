@@ -57,6 +57,7 @@ PURE = {
     "_planning",
     "_policy",
     "_queue",
+    "_residuals",
     "_reruns",
     "_results",
     "_selection",

@@ -347,7 +347,9 @@ class LatencyModel:
             fixed, per_item = self.residuals.line()
             self._line = fixed, per_item
             self._expected = Curve(self._max, lambda n: fixed + per_item * n if n else 0.0)
-            self._bounds = Curve(self._max, lambda n: chances[-1] * (fixed + per_item * n) if n else 0.0)
+            self._bounds = Curve(
+                self._max, lambda n: chances[-1] * (fixed + per_item * n) if n else 0.0
+            )
             return
         self._expected = Curve(self._max, lambda size: expected(pad(size)) if size else 0.0)
         self._bounds = Curve(self._max, lambda size: bounds(pad(size)) if size else 0.0)

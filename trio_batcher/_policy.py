@@ -189,7 +189,9 @@ def decide(
     chosen = not (in_time and (left <= limit or queue.is_uniform))
     if chosen and not latency.residuals.steady and not queue.undue_size:
         seen = latency.largest
-        chosen = (left > limit or not latency.residuals.chances) and load_of(queue, now, latency.expected[seen], seen * limits.devices) > _SPARE
+        chosen = (left > limit or not latency.residuals.chances) and load_of(
+            queue, now, latency.expected[seen], seen * limits.devices
+        ) > _SPARE
     if not chosen:
         if patient and limits.max_delay and left < limit:
             # A wait that would cost the most urgent of them its deadline is no use to it; as

@@ -51,9 +51,7 @@ class Residuals:
         self._batches: deque[tuple[int, float, float, float]] = deque()
         self._ratios: list[float] = []  # of those, in order
 
-    def observe(
-        self, size: int, seconds: float, expected: float, now: float, noise: float
-    ) -> None:
+    def observe(self, size: int, seconds: float, expected: float, now: float, noise: float) -> None:
         """Learn what a batch has taken.
 
         Args:
@@ -64,9 +62,7 @@ class Residuals:
             noise: relative standard deviation that batches have at least.
         """
         batches = self._batches
-        while len(batches) == _MEMORY or (
-            len(batches) >= _LAST and batches[0][3] < now - _SECONDS
-        ):
+        while len(batches) == _MEMORY or (len(batches) >= _LAST and batches[0][3] < now - _SECONDS):
             self._drop(batches.popleft()[2])
         ratio = seconds / expected
         batches.append((size, seconds, ratio, now))

@@ -100,7 +100,10 @@ def best_batch(
     cost = seat_cost(queue, late, now=now, full=full, limit=limit, devices=devices)
     overdue = _overdue(queue, now - PATIENCE * full, max(1, limit // 2))
     if latency.residuals.chances:
-        soonest, latest = (start + expected[1] * latency.residuals.chances[0], start + full * latency.residuals.chances[-1])
+        soonest, latest = (
+            start + expected[1] * latency.residuals.chances[0],
+            start + full * latency.residuals.chances[-1],
+        )
     else:
         soonest, latest = start + bounds[1] - ROUNDING, start + bounds[limit]
     rows = list(

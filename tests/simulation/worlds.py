@@ -8,8 +8,7 @@ is never to be worse than to hide it.
 from __future__ import annotations
 
 import math
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from random import Random
 from statistics import fmean
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-__all__ = ["BULK", "CONTENTS", "SPELLS", "Beside", "Contents", "Spell", "hidden", "shown"]
+__all__ = ["BULK", "CONTENTS", "SPELLS", "Beside", "Contents", "Spell"]
 
 Law: TypeAlias = Literal["constant", "uniform", "exponential", "lognormal", "bimodal"]
 Batching: TypeAlias = Literal["longest", "sum"]
