@@ -85,7 +85,7 @@ HARMLESS = {
     "typing",
 }
 
-LONGEST = 350
+LONGEST = 500
 
 
 class Import(NamedTuple):

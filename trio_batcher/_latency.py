@@ -108,6 +108,7 @@ class LatencyModel:
         self._bias = self._absolute = 0.0  # smoothed relative residuals and their size
         self._offset = 0.0  # standard deviations that bounds are wider than Student says
         self.residuals = Residuals()
+        self._held: list[tuple[int, float, float, float]] = []
         self._unread = 0  # batches since what follows was derived from the above
         self._line, self._noise, self._noise_freedom = (0.0, 0.0), _GUESS * _GUESS, 0
         self._strayed = self._misfit = 1.0  # relative variance around it: of means, of truth
@@ -192,14 +193,16 @@ class LatencyModel:
             # the quantile itself as by A. N. Angelopoulos et al., "Conformal PID control", 2023.
             offset = self._offset + _STEP * ((duration > self.bounds[size]) - 1.0 + self._quantile)
             self._offset = min(max(offset, _NARROWEST), _WIDEST)
-            if self._counts[size]:
-                self.residuals.observe(
-                    size, duration, self._expected[size], now, math.sqrt(self._noise)
-                )
+            expected = self._expected[size]
             if self.residuals.chances:
                 self._average(size, duration)
             else:
                 self._learn(size, duration)
+            if self._observed >= _MIN_EVIDENCE:
+                # Outliers in succession are noise only if they turn out to be no change.
+                self._held.append((size, duration, expected, now))
+                if not self._outliers[0]:
+                    self._note_residuals()
         else:
             self._set(size, duration)
         usual = (_SURPRISE + 2.0 * math.sqrt(self._noise)) * self._expected[size]
@@ -256,6 +259,11 @@ class LatencyModel:
         elif self._freedom:
             self._hear(limit, count)  # an outlier leaves no other trace
 
+    def _note_residuals(self) -> None:
+        for held in self._held:
+            self.residuals.observe(*held, math.sqrt(self._noise))
+        self._held.clear()
+
     def _average(self, size: int, duration: float) -> None:
         if not self._counts[size]:
             self._set(size, duration)
@@ -289,7 +297,8 @@ class LatencyModel:
     def _shift(self) -> None:
         # The device has changed. The best guess is that neither shape nor noise have.
         ratio = median(self._outliers[0])
-        self.residuals.change(len(self._outliers[0]), ratio, math.sqrt(self._noise))
+        self._held.clear()
+        self.residuals.change(ratio, math.sqrt(self._noise))
         self._level, self._bias = self._level * ratio, 0.0
         self._freedom = min(self._freedom, _CONFIRMED)
         for other in self._outliers[0]:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["Residuals"]
 
 # Batches that are remembered, how many of them however long ago they were, seconds for which the
-# others are, and how many make a distribution of their own.
-_MEMORY, _LAST, _SECONDS, _ENOUGH = 64, 16, 1.0, 8
+# others are, and how many tell that all are alike, or make a distribution of their own.
+_MEMORY, _LAST, _SECONDS, _FEW, _ENOUGH = 64, 16, 1.0, 3, 8
 # Four fifths of the batches take the same, to so much of what is expected: that is steady; to no
 # less than this, it is wild.
 _STEADY, _WILD = 0.10, 0.40
@@ -69,18 +69,15 @@ class Residuals:
         insort(self._ratios, ratio)
         self._judge(noise)
 
-    def change(self, count: int, factor: float, noise: float) -> None:
-        """Learn that the last batches were no noise: the device takes so many times as long now.
+    def change(self, factor: float, noise: float) -> None:
+        """Learn that the device takes so many times as long now.
 
         That it may well take again what it took before stays in mind for a while.
         """
-        for _ in range(min(count, len(self._batches))):
-            size, seconds, ratio, when = self._batches.pop()
-            self._drop(ratio)
-        if factor > 1.0:
-            self._batches.append((size, seconds / factor, 1.0 / factor, when))
+        if factor > 1.0 and self._batches:
+            size, seconds, _, when = self._batches[-1]
+            self._batches.append((size, seconds, 1.0 / factor, when))
             insort(self._ratios, 1.0 / factor)
-        if self._ratios:
             self._judge(noise)
 
     def _drop(self, ratio: float) -> None:
@@ -93,7 +90,7 @@ class Residuals:
         deviation = max(range_ / _FOUR_FIFTHS, noise)
         least = 1.0 - student(_NEGLIGIBLE, count - 1) * deviation
         self.least = max(0.0, min(ratios[0], least))
-        self.steady = count >= _ENOUGH and range_ <= _STEADY and ratios[0] >= _NEVER_BELOW
+        self.steady = count >= _FEW and range_ <= _STEADY and ratios[0] >= _NEVER_BELOW
         self.chances = ()
         if count >= _ENOUGH and range_ > _WILD:
             step = count / _QUANTILES
