@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOMS = [
+    "curve",
     "lane",
     "queue",
     "fitting",

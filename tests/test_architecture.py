@@ -34,13 +34,15 @@ FLOORS = [
     {"_lane"},
     {"_shapes"},
     {"_arguments"},
-    {"_delivery", "_errors", "_fitting", "_padding", "_planning", "_shared"} | {"_timings"},
+    {"_curve", "_delivery", "_errors", "_fitting", "_padding", "_planning", "_shared"}
+    | {"_timings"},
 ]
 FLOOR_OF = {room: depth for depth, rooms in enumerate(FLOORS) for room in rooms}
 
 PURE = {
     "_arguments",
     "_bisection",
+    "_curve",
     "_deadline_headers",
     "_delivery",
     "_errors",

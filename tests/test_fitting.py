@@ -7,7 +7,7 @@ from random import Random
 import pytest
 from hypothesis import given, strategies as st
 
-from trio_batcher._fitting import odd_one, padded_sizes, pooled, straight_line
+from trio_batcher._fitting import odd_one, padded_to, pooled, straight_line
 
 MOST = 40
 PADDINGS = {
@@ -22,7 +22,8 @@ def taking(sizes: list[int], seconds, noise: float = 0.0) -> list[float]:
 
 
 def found(sizes: list[int], seconds, noise: float = 0.0) -> list[int] | None:
-    return padded_sizes(sizes, taking(sizes, seconds, noise), [1.0] * len(sizes), MOST)
+    pad = padded_to(sizes, taking(sizes, seconds, noise), [1.0] * len(sizes), MOST)
+    return pad and [pad(size) for size in range(MOST + 1)]
 
 
 @pytest.mark.parametrize("name", PADDINGS)

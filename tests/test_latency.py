@@ -320,6 +320,31 @@ def test_a_rare_size_is_not_forgotten():
 
 
 @pytest.mark.parametrize("seed", range(4))
+def test_there_may_be_any_number_of_sizes(seed):
+    """What is known of them is of a few, told apart by a few per cent; all others lie between."""
+    most, rng = 10**9, random.Random(seed)
+    model = Known(most)
+    for _ in range(500):
+        size = int(most ** rng.random())
+        model.observe(size, 0.010 + 1e-6 * size, NOW)
+    for size in (1, 10**3, 10**5, 10**7, most):
+        assert model.expected[size] == pytest.approx(0.010 + 1e-6 * size, rel=0.02)
+        assert model.expected[size] <= model.bounds[size] <= 1.1 * model.expected[size]
+    assert model.fit.per_item == pytest.approx(1e-6, rel=0.01)
+
+
+def test_of_too_many_sizes_the_one_seen_longest_ago_is_forgotten():
+    """What a device did with it then does not hold for ever."""
+    model = Known(10**9)
+    for _ in range(3):
+        model.observe(1, 5.0, NOW)
+    assert model.expected[1] == pytest.approx(5.0)
+    for power in range(2, 66):
+        model.observe(int(1.2**power) + power, 0.010, NOW)
+    assert model.expected[1] == pytest.approx(0.010, rel=0.01)
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_many_sizes_are_known_as_well(seed):
     """The curve is not computed anew for each batch then, and follows all the same."""
     model, rng = Known(1024), random.Random(seed)

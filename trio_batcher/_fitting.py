@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["ODD", "odd_one", "padded_sizes", "pooled", "straight_line"]
+__all__ = ["ODD", "odd_one", "padded_to", "pooled", "straight_line", "student"]
 
 # So many sizes have to be known before anything is read into them.
 _ENOUGH = 4
@@ -42,13 +42,13 @@ def straight_line(
     return 0.0, sum(map(mul, pulls, means)) / sum(map(mul, pulls, sizes))
 
 
-def padded_sizes(
+def padded_to(
     sizes: Sequence[int], means: Sequence[float], weights: Sequence[float], most: int
-) -> list[int] | None:
-    """Return to what each size up to ``most`` is padded, by its size; `None` if it is not.
+) -> Callable[[int], int] | None:
+    """Return what gives the size that a size is padded to; `None` if none is.
 
     Args:
-        sizes: those seen.
+        sizes: those seen, in order.
         means: what each has taken, seconds.
         weights: how much is known of each.
         most: the largest possible size.
@@ -60,12 +60,12 @@ def padded_sizes(
         return None
     least *= _BETTER * _BETTER
     found = None
-    for pad in _paddings(most):
-        padded = [min(most, pad(size)) for size in range(most + 1)]
-        left = _misfit([padded[size] for size in sizes], means, weights)
+    # A step beyond all sizes would make them one.
+    for pad in _paddings(sizes[-1]):
+        left = _misfit([min(most, pad(size)) for size in sizes], means, weights)
         if left < least:
-            found, least = padded, left
-    return found
+            found, least = pad, left
+    return found and (lambda size: min(most, found(size)))
 
 
 def odd_one(
@@ -99,6 +99,16 @@ def pooled(
         total[size] = total.get(size, 0) + count
         seconds[size] = seconds.get(size, 0.0) + count * mean
     return [*total], [*total.values()], [seconds[size] / total[size] for size in total]
+
+
+def student(normal: float, freedom: int) -> float:
+    """Return the quantile of Student's distribution for one of the normal distribution.
+
+    See M. Abramowitz, I. A. Stegun, "Handbook of Mathematical Functions", 26.7.5.
+    """
+    square, each = normal * normal, 1.0 / max(freedom, 1)
+    second = each * ((5.0 * square + 16.0) * square + 3.0) / 96.0
+    return normal * (1.0 + each * ((square + 1.0) / 4.0 + second))
 
 
 def _paddings(most: int) -> Iterator[Callable[[int], int]]:

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import math
 from bisect import bisect, insort
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from operator import mul, truediv
 from statistics import NormalDist, median
 from typing import TYPE_CHECKING
 
-from ._fitting import ODD, odd_one, padded_sizes, pooled, straight_line
+from ._curve import Curve, between, widened
+from ._fitting import ODD, odd_one, padded_to, pooled, straight_line, student
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from ._curve import Line
 
 __all__ = ["LatencyFit", "LatencyModel"]
 
@@ -39,6 +40,9 @@ _GUESS, _BLIND = 0.05, 1.0
 # Batches that the mean of a size remembers, that the noise of all sizes does, that are left of
 # the former when the device has changed, and that give a size half its weight in the line.
 _SIZE_MEMORY, _NOISE_MEMORY, _DOUBTED, _HALF = 16, 50, 2, 4.0
+# Sizes that are known. One more, if it is by no more than this part away from one of them, counts
+# as that; if not, that which was seen longest ago is forgotten.
+_KNOWN, _NEAR = 64, 1.0 / 16.0
 # Batches by which the curve may lag behind, one in so many of those that were seen; and what
 # makes it be derived before it is next read: this relative surprise, or a model as young as this.
 _LAG, _NEWS, _SURPRISE, _YOUNG = 3, 16, 0.03, 4
@@ -84,12 +88,11 @@ class LatencyModel:
         self._forget()
 
     def _forget(self) -> None:
-        zeros = [0.0] * (self._max + 1)
         self._observed, self._observed_at, self._level = 0, -math.inf, 1.0
         self._sizes: list[int] = []  # those seen, in order
-        self._means = zeros.copy()  # seconds / level
-        self._counts = [0] * len(zeros)  # of the batches in them
-        self._latest = [0] * len(zeros)  # the number of the last one
+        self._means: dict[int, float] = {}  # seconds / level
+        self._counts: Counter[int] = Counter()  # of the batches in them
+        self._latest: dict[int, int] = {}  # the number of the last one
         # duration / expected of outliers in succession, by size, and under 0 of any size.
         self._outliers: defaultdict[int, list[float]] = defaultdict(list)
         self._variance, self._freedom = 0.0, 0  # relative, of batches around their size's mean
@@ -98,7 +101,7 @@ class LatencyModel:
         self._unread = 0  # batches since what follows was derived from the above
         self._line, self._noise, self._noise_freedom = (0.0, 0.0), _GUESS * _GUESS, 0
         self._strayed = self._misfit = 1.0  # relative variance around it: of means, of truth
-        self._expected = self._bounds = zeros
+        self._expected = self._bounds = Curve(self._max, lambda _: 0.0)
 
     def trusted(self, now: float) -> bool:
         """Whether anybody may be called late on the word of this model: it is fresh."""
@@ -113,14 +116,14 @@ class LatencyModel:
         return self._observed < _NEWS
 
     @property
-    def expected(self) -> Sequence[float]:
+    def expected(self) -> Curve[float]:
         """Seconds a batch is expected to take, by size, non-decreasing; 0 if none was run."""
         if self._unread >= _NEWS:
             self._derive()
         return self._expected
 
     @property
-    def bounds(self) -> Sequence[float]:
+    def bounds(self) -> Curve[float]:
         """Seconds a batch exceeds with a probability of ``1 - quantile`` at most, by size.
 
         Non-decreasing. A size never seen takes no longer than the next larger one that was, or
@@ -137,7 +140,7 @@ class LatencyModel:
             return None
         self._derive()
         fixed, per_item = self._line
-        items = sum(map(mul, self._counts, range(self._max + 1))) / sum(self._counts)
+        items = sum([size * n for size, n in self._counts.items()]) / self._counts.total()
         deviation = math.sqrt(self._noise + self._misfit * (len(self._sizes) > 2))  # noqa: PLR2004
         return LatencyFit(fixed, per_item, deviation * (fixed + per_item * items))
 
@@ -149,6 +152,10 @@ class LatencyModel:
         if not self.young and 0.0 < now - self._observed_at < _SPACING:
             return
         duration = max(_TICK, duration)
+        if len(self._sizes) == _KNOWN and size not in self._means:
+            near = min(self._sizes, key=lambda known: abs(known - size))
+            if abs(near - size) <= _NEAR * size:
+                size, duration = near, duration * self.expected[near] / self.expected[size]
         # A larger size takes as long as the only one seen, a smaller one its share.
         only = self._sizes[0] if self._observed == 1 else 0
         if only and duration < _WARM * self._means[only] * min(1.0, size / only):
@@ -178,15 +185,22 @@ class LatencyModel:
 
     def _set(self, size: int, duration: float) -> None:
         if not self._counts[size]:
+            if len(self._sizes) == _KNOWN:
+                self._drop(min(self._sizes, key=self._latest.__getitem__))
             insort(self._sizes, size)
         self._means[size], self._counts[size] = duration / self._level, 1
         self._outliers[size].clear()
+
+    def _drop(self, size: int) -> None:
+        self._sizes.remove(size)
+        for known in (self._means, self._counts, self._latest, self._outliers):
+            known.pop(size, None)
 
     def _learn(self, size: int, duration: float) -> None:
         count, ratio = self._counts[size], duration / self.expected[size]
         deviation = math.sqrt(self._noise + self._doubt(count))
         limit = max(_BLIND, _FAR * deviation)
-        limit = min(limit, _student(_FAR, self._noise_freedom) * deviation)
+        limit = min(limit, student(_FAR, self._noise_freedom) * deviation)
         if not count:
             # What takes longer than a larger size is a pause, unless a step of padding begins.
             larger = self._sizes[bisect(self._sizes, size) :]
@@ -237,7 +251,7 @@ class LatencyModel:
         for other in self._outliers[0]:
             self._hear(other / ratio - 1.0, _SIZE_MEMORY)
         self._outliers.clear()
-        self._counts = [min(count, _DOUBTED) for count in self._counts]
+        self._counts = Counter({n: min(count, _DOUBTED) for n, count in self._counts.items()})
 
     def _hear(self, residual: float, count: int) -> None:
         self._freedom = min(self._freedom + 1, _NOISE_MEMORY)
@@ -249,13 +263,14 @@ class LatencyModel:
 
     def _derive(self) -> None:
         self._unread = 0
-        sizes, counts = self._sizes, [self._counts[size] for size in self._sizes]
+        sizes = [*self._sizes]
+        counts = [self._counts[size] for size in sizes]
         means = [self._means[size] * self._level for size in sizes]
         # Many batches of one size tell little of the others.
         weights = [count / (count + _HALF) for count in counts]
-        padded = padded_sizes(sizes, means, weights, self._max)
-        if padded:
-            sizes, counts, means = pooled([padded[size] for size in sizes], counts, means)
+        pad = padded_to(sizes, means, weights, self._max)
+        if pad:
+            sizes, counts, means = pooled([pad(size) for size in sizes], counts, means)
             weights = [count / (count + _HALF) for count in counts]
         else:
             # One after another: two pauses may well bear each other out.
@@ -279,25 +294,24 @@ class LatencyModel:
         # Along the line beyond them; min and max against rounding.
         first = min(1.0, fixed / line[0]) * knots[0]
         last = max(1.0, (fixed + per_item * self._max) / line[-1]) * knots[-1]
-        ends = zip([0, *sizes, self._max], [first, *knots, last], strict=True)
-        self._expected = [0.0]
-        for (left, low), (right, high) in pairwise(ends):
-            rise, width = high - low, right - left
-            self._expected += [min(high, low + rise * x / width) for x in range(1, width + 1)]
-        self._bounds = self._widened(dict(zip(sizes, counts, strict=True)))
-        if padded:
-            self._expected = [self._expected[size] for size in padded]
-            self._bounds = [self._bounds[size] for size in padded]
-        if len(sizes) == 1 and not padded:
-            self._guess(sizes[0], knots[0])
+        expected = between([0, *sizes, self._max], [first, *knots, last])
+        bounds = self._widened(expected, sizes, counts)
+        if len(sizes) == 1 and not pad:
+            expected, bounds = self._guess(sizes[0], knots[0], bounds(sizes[0]))
+        pad = pad or int
+        self._expected = Curve(self._max, lambda size: expected(pad(size)) if size else 0.0)
+        self._bounds = Curve(self._max, lambda size: bounds(pad(size)) if size else 0.0)
 
-    def _guess(self, seen: int, seconds: float) -> None:
+    def _guess(self, seen: int, seconds: float, bound: float) -> tuple[Line, Line]:
         # Nothing tells what an item adds. The best is hoped for smaller sizes and nearly that
         # for larger ones, without a margin: who is tried teaches, who is turned away does not.
-        shares = [size / seen for size in range(self._max + 1)]
-        self._expected = [seconds * min(share, math.cbrt(share)) for share in shares]
-        wide = max(self._bounds[seen] / self._expected[seen], 1.0) if self._observed > 1 else 1.0
-        self._bounds = [wide * guess for guess in self._expected]
+        wide = max(bound / seconds, 1.0) if self._observed > 1 else 1.0
+
+        def hoped(size: int) -> float:
+            share = size / seen
+            return seconds * min(share, math.cbrt(share))
+
+        return hoped, lambda size: wide * hoped(size)
 
     def _tell_noise(self, residuals: list[float], counts: list[int], weights: list[float]) -> None:
         noise, known, freedom = self._variance, self._freedom, len(counts) - 2
@@ -306,7 +320,7 @@ class LatencyModel:
             # Sizes seen once show noise if the line is right, and more than that if it is not.
             more = known + min(len(once), freedom)
             pooled = (noise * known + sum(once)) / more
-            ratio = _student(_FAR, more) / _student(_FAR, known)
+            ratio = student(_FAR, more) / student(_FAR, known)
             if not known or ratio * ratio * pooled < noise:
                 noise, known = pooled, more
         self._noise = max(noise, _QUIET * _QUIET) if known else _GUESS * _GUESS
@@ -319,31 +333,18 @@ class LatencyModel:
             chance = sum(map(truediv, weights, counts)) / sum(weights)
             self._misfit = max(0.0, self._strayed - self._noise * chance)
 
-    def _widened(self, counts: dict[int, int]) -> list[float]:
-        expected, smallest, largest = self._expected, min(counts), max(counts)
-        known, noise, freedom = self._noise_freedom, self._noise, len(counts) - 2
-        wide = max(0.0, (_student(self._normal, known) if known else self._normal) + self._offset)
+    def _widened(self, expected: Line, sizes: list[int], counts: list[int]) -> Line:
+        known, noise, freedom = self._noise_freedom, self._noise, len(sizes) - 2
+        wide = max(0.0, (student(self._normal, known) if known else self._normal) + self._offset)
         stray, spread = wide * _GUESS, 0.0  # two sizes and no noise: the line is taken for true
-        factor = {n: 1.0 + wide * math.sqrt(noise + self._doubt(n)) for n in {0, *counts.values()}}
+        factor = {n: 1.0 + wide * math.sqrt(noise + self._doubt(n)) for n in {*counts}}
         if freedom > 0:
             spread = 2.0
             # A new size is as far from the line as others, and by its two parameters more.
-            stray = max(0.0, _student(self._normal, freedom) + self._offset)
+            stray = max(0.0, student(self._normal, freedom) + self._offset)
             stray *= math.sqrt(self._strayed * (1.0 + 2.0 / len(counts)))
-        factor[0] = 1.0 + max(wide * math.sqrt(noise), stray)
-        bounds = [seconds * factor[counts.get(n, 0)] for n, seconds in enumerate(expected)]
-        bounds[0] = 0.0
-        # Beyond the largest size the line's error grows, but no item costs more than those before.
-        item, reach = bounds[largest] / largest, max(1, largest - smallest)
-        for size in range(largest + 1, len(bounds)):
-            growth = 1.0 + spread * (size - largest) / reach
-            bound = expected[size] * max(factor[0], 1.0 + stray * growth)
-            bounds[size] = max(expected[size], min(bound, item * size))
-        return [*accumulate(reversed(bounds), min)][::-1]  # a smaller one takes no longer
-
-
-def _student(normal: float, freedom: int) -> float:
-    # The quantile of Student's distribution for one of the normal: Abramowitz, Stegun 26.7.5.
-    square, each = normal * normal, 1.0 / max(freedom, 1)
-    second = each * ((5.0 * square + 16.0) * square + 3.0) / 96.0
-    return normal * (1.0 + each * ((square + 1.0) / 4.0 + second))
+        unseen = 1.0 + max(wide * math.sqrt(noise), stray)
+        own = [expected(size) * factor[count] for size, count in zip(sizes, counts, strict=True)]
+        return widened(
+            expected, sizes, own, most=self._max, usual=unseen, stray=stray, spread=spread
+        )
