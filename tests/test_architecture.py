@@ -31,6 +31,7 @@ FLOORS = [
     {"_child", "_collate", "_packing"},
     {"_selection"},
     {"_items", "_latency", "_memory", "_queue"},
+    {"_index"},
     {"_lane"},
     {"_shapes"},
     {"_arguments"},
@@ -50,6 +51,7 @@ PURE = {
     "_latency",
     "_packing",
     "_fitting",
+    "_index",
     "_memory",
     "_padding",
     "_planning",
@@ -78,6 +80,7 @@ HARMLESS = {
     "re",
     "statistics",
     "typing",
+    "weakref",
 }
 
 LONGEST = 350

@@ -73,7 +73,8 @@ def test_a_batch_counts_as_if_all_cost_what_the_dearest_does():
 def test_without_costs_batches_count_by_their_size():
     """Keys say nothing about time."""
     shapes = Shapes(len, None, math.inf, 8)
-    assert shapes.of("abc") == Shape(3, 1.0)
+    assert shapes.of("abc") == shapes.of("xyz") == Shape(shapes.of("123").key, 1.0, 1 / 8)
+    assert shapes.of("abc") != shapes.of("ab")
     assert shapes.seats(1.0) == shapes.most == 8
     assert list(shapes.loads(1.0)) == [*range(9)]
     assert shapes.rounded(1.0) == 1.0
