@@ -29,7 +29,7 @@ FLOORS = [
     {"_bisection", "_hosts", "_interpreter", "_model", "_policy", "_spawned"}
     | {"_deadline_headers", "_exit_status", "_inbox", "_problems", "_statistics", "_torch_devices"},
     {"_child", "_collate", "_packing"},
-    {"_selection"},
+    {"_promising", "_selection"},
     {"_items", "_latency", "_memory", "_queue"},
     {"_index"},
     {"_lane"},
@@ -56,6 +56,7 @@ PURE = {
     "_padding",
     "_planning",
     "_policy",
+    "_promising",
     "_queue",
     "_selection",
     "_shapes",

@@ -25,8 +25,8 @@ _CHUNK = 1024
 # Removed entries that may lie about, beyond as many as there are live ones, before the
 # lane is swept.
 _LITTER = 64
-# Of very many who are due between two instants some are looked at, at so many instants.
-_INSTANTS = 6
+# Of very many who are due between two instants some are looked at, at so many places among them.
+_PLACES = 4
 # Of so many requests the arrivals are remembered, to tell their rate.
 RECENT = 64
 
@@ -221,11 +221,11 @@ class Lane(Generic[T]):
             return first
         return self.due_from(-inf, -inf, count)
 
-    def due_before(self, time: float) -> list[Entry[T]]:
-        """Return those whose deadline is earlier than ``time``."""
+    def due_before(self, time: float, most: float = inf) -> list[Entry[T]]:
+        """Return those whose deadline is earlier than ``time``; of more than ``most``, some."""
         due: list[Entry[T]] = []
         for chunk in self._chunks:
-            if not chunk or chunk[0][0] >= time:
+            if not chunk or chunk[0][0] >= time or len(due) > most:
                 break
             end = bisect_left(chunk, (time,))
             due += [entry for entry in chunk[:end] if entry[2].lane]
@@ -236,37 +236,44 @@ class Lane(Generic[T]):
     ) -> list[Entry[T]]:
         """Return those due at ``start`` or later: until ``stop``, and ``more`` beyond.
 
-        With ``dense``, if very many are due between, only some are returned: at some instants, so
-        many of those who are due then and later.
+        With ``dense``, if very many are due between, only some are returned: at some places among
+        them, so many one after another.
         """
-        most = inf if dense is None else _INSTANTS * dense + more
-        found = self._due_from(start, stop, more, most)
-        if dense is None or len(found) <= most:
-            return found
-        found, step = [], (stop - start) / _INSTANTS
-        for time in [start + each * step for each in range(_INSTANTS)]:
-            if not found or found[-1][0] < time:
-                found += self._due_from(time, time, dense, dense)
-        return found[: bisect_left(found, (stop,))] + self._due_from(stop, stop, more, more)
-
-    def _due_from(self, start: float, stop: float, more: int, most: float) -> list[Entry[T]]:
-        """Return those; or some, and more than ``most``, if there are more."""
-        found: list[Entry[T]] = []
+        spans, total, beyond = list["_Span[T]"](), 0, list["Entry[T]"]()
         for chunk in self._chunks:
             if not chunk or chunk[-1][0] < start:
                 continue
             first = bisect_left(chunk, (start,))
             end = bisect_left(chunk, (stop,), lo=first)
-            found += [entry for entry in chunk[first:end] if entry[2].lane]
+            spans.append((chunk, first, end))
+            total += end - first
             while more and end < len(chunk):
                 # As many again until there are enough: litter may lie between them.
-                beyond = [entry for entry in chunk[end : end + more] if entry[2].lane]
+                found = [entry for entry in chunk[end : end + more] if entry[2].lane]
                 end += more
-                more -= len(beyond)
-                found += beyond
-            if len(found) > most or (not more and end < len(chunk)):
+                more -= len(found)
+                beyond += found
+            if not more and end < len(chunk):
                 break
-        return found
+        if dense is not None and total > 2 * _PLACES * dense:
+            spans = _thinned(spans, total // _PLACES, dense)
+        between = [chunk[first:end] for chunk, first, end in spans]
+        return [entry for part in between for entry in part if entry[2].lane] + beyond
+
+
+_Span: TypeAlias = "tuple[list[Entry[T]], int, int]"
+
+
+def _thinned(spans: list[_Span[T]], step: int, dense: int) -> list[_Span[T]]:
+    """Return the first ``dense`` of each ``step`` in some parts of chunks."""
+    thinned, at = list["_Span[T]"](), 0
+    for chunk, first, end in spans:
+        at += first
+        while at < end:
+            thinned.append((chunk, at, min(at + dense, end)))
+            at += step
+        at -= end
+    return thinned
 
 
 def _last(chunk: list[Entry[Any]]) -> Entry[Any]:

@@ -24,15 +24,15 @@ from heapq import nlargest, nsmallest
 from itertools import accumulate, chain, groupby
 from math import cbrt, exp, inf
 from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
 
 from ._curve import Curve
-from ._selection import PATIENCE, ROUNDING, seat_cost, sizes
+from ._promising import View, cost_of, families_of, lanes_of, listed
+from ._selection import PATIENCE, ROUNDING, sizes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from ._index import Family
     from ._lane import Lane
     from ._latency import LatencyModel
     from ._queue import Entry, Request, RequestQueue
@@ -45,41 +45,12 @@ T = TypeVar("T")
 # Whoever has no deadline is overdue after `PATIENCE` full batches, and so many times as long as
 # all who wait take at their mean cost: being served in turn takes that long once.
 _TURNS = 2.0
-# Lanes that are looked at; and if there are more, families of those that are looked at closely, how
-# many besides because they fill a batch, and lanes of each of them that are looked at in any case.
-_LANES, _FAMILIES, _FULL, _COMPANIONS = 128, 10, 3, 24
-# Of so many who are due while a batch could run some are looked at: that is shared among the lanes.
-_NEAR = 64
-
+# Of very many who are due while a batch could run some are looked at: so many are shared among the
+# lanes of a key, at each of some places. So many levels are looked at closely.
+_NEAR, _LEVELS = 96, 8
 # Of a request that may ride: its gain, negative so that the best come first; its number, which
 # decides between equal ones; when it is due.
 _Rider: TypeAlias = "tuple[float, int, float, Entry[T]]"
-
-
-class _View(NamedTuple):
-    """What a batch is chosen by.
-
-    Attributes:
-        start: the time from which a batch's duration counts.
-        full: seconds a full batch takes.
-        patience: seconds after which who has no deadline is overdue.
-        before: who came then or earlier is.
-        bounds: seconds a load is sure to take.
-        pace: seconds that its gain is divided by.
-        shares: what a seat costs, by the cost of an item.
-        shapes: how items differ.
-        near: most of a lane who are looked at of those due at about the same time.
-    """
-
-    start: float
-    full: float
-    patience: float
-    before: float
-    bounds: Sequence[float]
-    pace: Sequence[float]
-    shares: Mapping[float, float]
-    shapes: Shapes
-    near: int
 
 
 class _Level(NamedTuple, Generic[T]):
@@ -102,12 +73,34 @@ class _Level(NamedTuple, Generic[T]):
     overdue: list[_Rider[T]]
 
 
+class _Pool(NamedTuple, Generic[T]):
+    """Those of a level as it is filled.
+
+    Attributes:
+        far, near, overdue: as in that.
+        top: the best of all, if all were on time.
+        dense: how many to look at of those in a lane who are due at about the same time.
+    """
+
+    far: list[_Rider[T]]
+    near: list[_Rider[T]]
+    overdue: list[_Rider[T]]
+    top: list[_Rider[T]]
+    dense: int
+
+
 def out_of_reach(
-    queue: RequestQueue[T], start: float, latest: float, bounds: Sequence[float], shapes: Shapes
+    queue: RequestQueue[T],
+    start: float,
+    latest: float,
+    bounds: Sequence[float],
+    shapes: Shapes,
+    *,
+    most: float = inf,
 ) -> list[Request[T]]:
     """Return those whom even a batch of their own, begun at ``start``, comes too late for.
 
-    Nobody is returned who is due at ``latest`` or later.
+    Nobody is returned who is due at ``latest`` or later. Of more than ``most``, some are.
     """
 
     def reached(cost: float) -> float:
@@ -115,15 +108,17 @@ def out_of_reach(
 
     found: list[Request[T]] = []
     for lane in queue.index.due_before(lambda cost: reached(shapes.rounded(cost))):
-        found += [entry[2] for entry in lane.due_before(reached(_cost(lane)))]
+        if len(found) > most:
+            break
+        found += [entry[2] for entry in lane.due_before(reached(cost_of(lane)), most)]
     return found
 
 
 def first_pack(queue: RequestQueue[T], shapes: Shapes) -> list[Request[T]]:
     """Return who is due first, or came first, and those like it: good enough to learn from."""
-    first = min([(lane.first(1)[0], lane) for lane in _lanes(queue)], key=itemgetter(0))[1]
+    first = min([(lane.first(1)[0], lane) for lane in lanes_of(queue)], key=itemgetter(0))[1]
     alike = [lane for lane in first.family.lanes if lane.shape == first.shape]
-    seats = shapes.seats(_cost(first))
+    seats = shapes.seats(cost_of(first))
     entries = sorted(chain.from_iterable([lane.first(seats) for lane in alike]))
     return [request for _, _, request in entries[:seats]]
 
@@ -163,149 +158,95 @@ def best_pack(
         return []
     price = seat_cost(queue, late, now=now, full=full, limit=most, devices=devices)
     patience = (PATIENCE + _TURNS * queue.size / most) * full
-    lanes = _lanes(queue)
+    lanes = lanes_of(queue)
     oldest = _longest_waiting(lanes, now - patience)
-    view = _View(
+    view = View(
         start=start,
         full=full,
         patience=patience,
         before=-inf if oldest is None else now - patience,
         bounds=latency.bounds,
-        pace=Curve(shapes.most, cbrt) if latency.guessed else expected,
+        pace=listed(Curve(shapes.most, cbrt) if latency.guessed else expected),
         shares={cost: price * part for cost, part in _parts(costs, expected, shapes).items()},
         shapes=shapes,
-        near=max(2, _NEAR // len(lanes)),
     )
     if oldest is not None:
         lanes = [lane for lane in lanes if lane.family is oldest.family]
-    families = _families(queue, lanes, view)
+    families = families_of(queue, lanes, view)
     levels = [level for those in families for level in _levels(those, view)]
     rate, best = 0.0, list["Entry[T]"]()
-    for level in sorted(levels, key=_most, reverse=True):
+    for level in nlargest(_LEVELS, levels, key=_most):
         if level.most <= rate:
             break
-        if oldest is None or _cost(oldest) <= level.cost:
+        if oldest is None or cost_of(oldest) <= level.cost:
             found, entries = _best_of(level, view)
             if found > rate:
                 rate, best = found, entries
     return [request for _, _, request in sorted(best)]
 
 
-def _lanes(queue: RequestQueue[T]) -> list[Lane[T]]:
-    """Return all lanes in which somebody waits, or of very many those that are first."""
-    if queue.index.lanes > _LANES:
-        return queue.index.first(_LANES)
-    families = queue.index.families.values()
-    return [lane for family in families for lane in family.lanes if lane.size]
-
-
-def _families(queue: RequestQueue[T], lanes: Sequence[Lane[T]], view: _View) -> list[list[Lane[T]]]:
-    """Return for each key the lanes to look at closely, the cheapest first."""
-    families: dict[Family[T], list[Lane[T]]] = {}
-    for lane in lanes:
-        families.setdefault(lane.family, []).append(lane)
-    if queue.index.lanes > _LANES:
-        if len(families) > _FAMILIES:
-            hopes = {
-                family: max([_hope(lane, view) for lane in those])
-                for family, those in families.items()
-            }
-            best = nlargest(_FAMILIES, hopes, key=hopes.__getitem__)
-            families = {family: families[family] for family in best}
-        if view.before == -inf:
-            for family in queue.index.fullest(_FULL):
-                families.setdefault(family, [])
-        for family, those in families.items():
-            if len(family.lanes) <= _COMPANIONS:
-                those[:] = [lane for lane in family.lanes if lane.size]
-    return [sorted(those, key=_cost) for those in families.values()]
-
-
-def _hope(lane: Lane[T], view: _View) -> float:
-    """Return about what a batch gains per second that the first of a lane rides in."""
-    cost, pace = _cost(lane), view.pace
-    loads, share = view.shapes.loads(cost), min(view.shares[cost], lane.weight)
-    due = lane.listed - view.start if lane.earliest < inf else view.patience
-    gain = share + (lane.weight - share) * exp(min(0.0, 1.0 - due / view.full))
-    seats = len(loads) - 1
-    like, others = min(lane.size, seats), int(min(lane.family.size, seats))
-    return max(
-        gain / pace[loads[1]],
-        like * gain / pace[loads[like]],
-        (gain + (others - 1) * share) / pace[loads[others]],
-    )
-
-
-def _levels(lanes: Sequence[Lane[T]], view: _View) -> Iterator[_Level[T]]:
+def _levels(lanes: Sequence[Lane[T]], view: View) -> Iterator[_Level[T]]:
     """Yield a level for each cost at which somebody comes in who may be worth it."""
-    far, near, overdue = list["_Rider[T]"](), list["_Rider[T]"](), list["_Rider[T]"]()
-    for cost, group in groupby(lanes, _cost):
+    pace, pool = view.pace, _Pool[T]([], [], [], [], max(1, _NEAR // len(lanes)))
+    for cost, group in groupby(lanes, cost_of):
         loads = view.shapes.loads(cost)
         seats, more = len(loads) - 1, False
-        del far[seats:]
+        del pool.far[seats:], pool.top[seats:]
         for lane in group:
-            more |= _board(lane, view, far, near, overdue, seats=seats)
+            more |= _board(lane, view, pool, seats)
         if more:
-            del far[seats:]
-            top = sorted([*far, *near])[:seats] if near else far
-            gains, pace = [*accumulate([-rider[0] for rider in top], initial=0.0)], view.pace
-            most, size = 0.0, 0
-            for count in sizes(len(top), 1):
-                rate = gains[count] / pace[loads[count]]
-                if rate > most:
-                    most, size = rate, count
-            yield _Level(most, size, cost, [*far], [*near], [*overdue])
+            gains = [*accumulate([-rider[0] for rider in pool.top], initial=0.0)]
+            counts = [*sizes(len(pool.top), 1)]
+            rates = [gains[count] / pace[loads[count]] for count in counts]
+            most = max(rates)
+            size = counts[rates.index(most)]
+            yield _Level(most, size, cost, [*pool.far], [*pool.near], [*pool.overdue])
 
 
-def _board(
-    lane: Lane[T],
-    view: _View,
-    far: list[_Rider[T]],
-    near: list[_Rider[T]],
-    overdue: list[_Rider[T]],
-    *,
-    seats: int,
-) -> bool:
-    """Add those of a lane who may ride; return whether there are any."""
-    cost, start, full, weight = _cost(lane), view.start, view.full, lane.weight
+def _board(lane: Lane[T], view: View, pool: _Pool[T], seats: int) -> bool:
+    """Add those of a lane who may ride; return whether any of them may be worth it."""
+    cost, start, full, weight = cost_of(lane), view.start, view.full, lane.weight
     loads, share = view.shapes.loads(cost), view.shares[cost]
-    dated, more = lane.earliest < inf, False
-    if dated:
+    far, top, before, more = pool.far, pool.top, view.before, False
+    if dated := lane.earliest < inf:
         share = min(share, weight)  # who is never served takes no seat
         soonest, latest = start + view.bounds[loads[1]] - ROUNDING, start + view.bounds[-1]
-        entries = lane.due_from(soonest, latest, seats, view.near)
-        rest = bisect_left(entries, (latest,))
-        for entry in entries[:rest]:
-            gain = share + (weight - share) * exp(min(0.0, 1.0 - (entry[0] - start) / full))
-            near.append((-gain, entry[1], entry[0], entry))
-        more, entries = rest > 0, entries[rest:]
+        entries = lane.due_from(soonest, latest, seats, pool.dense)
     else:
-        entries, least = lane.first(seats), start + view.bounds[loads[-1]]
+        # As if they had a deadline, which no batch is too late for.
+        entries, least, latest = lane.first(seats), start + view.bounds[loads[-1]], inf
     premium = max(0.0, weight - share)
     for entry in entries:
-        # As if it had a deadline, which no batch is too late for.
         due = entry[0] if dated else max(least, entry[2].arrived + view.patience)
         gain = share + premium * exp(min(0.0, 1.0 - (due - start) / full))
         rider = -gain, entry[1], entry[0], entry
-        if not dated and entry[2].arrived <= view.before:
-            overdue.append(rider)
-        elif len(far) >= seats and rider >= far[seats - 1]:
+        if due < latest and dated:
+            if len(far) < seats or rider < far[-1]:
+                pool.near.append(rider)
+        elif len(far) < seats or rider < far[-1]:
+            insort(far, rider)
+            del far[seats:]
+        elif dated or entry[2].arrived > before:
             break  # those behind it gain no more
-        insort(far, rider)
-        more = True
-    return more
+        if not dated and entry[2].arrived <= before:
+            pool.overdue.append(rider)
+        if len(top) < seats or rider < top[-1]:
+            insort(top, rider)
+            del top[seats:]
+            more = True
+    return more or (bool(pool.overdue) and not dated)
 
 
-def _best_of(level: _Level[T], view: _View) -> tuple[float, list[Entry[T]]]:
+def _best_of(level: _Level[T], view: View) -> tuple[float, list[Entry[T]]]:
     """Return what its best batch gains per second, and that; who is overdue first."""
     if not level.near and not level.overdue:
         return level.most, [rider[3] for rider in level.far[: level.size]]
     pace, bounds, loads = view.pace, view.bounds, view.shapes.loads(level.cost)
-    kept = sorted(level.overdue, key=itemgetter(1))
+    overdue = sorted(level.overdue, key=itemgetter(1))
+    most = min(len(loads) - 1, len({*level.far, *overdue}) + len(level.near))
+    kept = overdue[: max(1, most // 2)]
     staying = {rider[1] for rider in kept}
     far = [rider for rider in level.far if rider[1] not in staying]
-    most = min(len(loads) - 1, len(far) + len(level.near) + len(kept))
-    del kept[max(1, most // 2) :]
     near = sorted(level.near, key=itemgetter(2))
     dues, worth = [rider[2] for rider in near], -sum([rider[0] for rider in kept])
     # Batches become smaller and quicker. Inside are those on time with the one looked at: their
@@ -341,10 +282,6 @@ def _parts(
     seconds = {cost: expected[shapes.loads(cost)[-1]] / shapes.seats(cost) for cost in costs}
     mean = sum([seconds[cost] * count for cost, count in costs.items()]) / sum(costs.values())
     return {cost: each / mean for cost, each in seconds.items()}
-
-
-def _cost(lane: Lane[Any]) -> float:
-    return lane.shape.cost if lane.shape else 1.0
 
 
 _most = attrgetter("most")

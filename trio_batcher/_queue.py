@@ -193,10 +193,17 @@ class RequestQueue(Generic[T]):
             entries = [entry for entry in entries if entry[2] not in left_out]
         return [request for _, _, request in entries[:count]]
 
-    def due_before(self, time: float) -> list[Request[T]]:
-        """Return the requests whose deadline is earlier than ``time``, by weight."""
-        late = [lane.due_before(time) for lane in self._late(time)]
-        return [request for _, _, request in chain.from_iterable(late)]
+    def due_before(self, time: float, most: float = inf) -> list[Request[T]]:
+        """Return the requests whose deadline is earlier than ``time``, by weight.
+
+        If there are more than ``most`` by far, as many are returned.
+        """
+        late: list[Request[T]] = []
+        for lane in self._late(time):
+            if len(late) > most:
+                break
+            late += [request for _, _, request in lane.due_before(time, most)]
+        return late
 
     def earliest_from(self, time: float) -> float:
         """Return the nearest deadline that is not before ``time``, infinity if there is none."""

@@ -21,6 +21,8 @@ __all__ = ["Key", "Shape", "Shapes"]
 
 # Costs are told apart in so many steps to a doubling, and loads in so many parts of a full batch.
 _STEPS, _PARTS = 8, 64
+# So many seats are few enough to be listed.
+_MANY = 1024
 # Keys before those that nobody has any more are forgotten.
 _KEYS = 64
 
@@ -134,7 +136,8 @@ class Shapes:
         # Rounding must not cost a place.
         part = cost / self.max_batch_cost * (1.0 - 1e-12)
         seats = min(self.max_batch_size, int(1.0 / part))
-        return Curve(seats, lambda count: math.ceil(count * part * _PARTS))
+        loads = Curve(seats, lambda count: math.ceil(count * part * _PARTS))
+        return [*loads] if seats <= _MANY else loads
 
     def load_of(self, shapes: Sequence[Shape]) -> int:
         """Return as what a batch of items of these shapes counts."""
