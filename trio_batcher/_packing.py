@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
 
 from ._curve import Curve
 from ._promising import View, cost_of, families_of, lanes_of, listed
-from ._selection import PATIENCE, ROUNDING, sizes
+from ._selection import PATIENCE, ROUNDING, seat_cost, sizes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
