@@ -20,7 +20,7 @@ Pure.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from heapq import nlargest, nsmallest
+from heapq import nsmallest
 from itertools import accumulate, chain, groupby
 from math import cbrt, exp, inf
 from operator import attrgetter, itemgetter
@@ -172,22 +172,26 @@ def best_pack(
     )
     if oldest is not None:
         lanes = [lane for lane in lanes if lane.family is oldest.family]
-    families = families_of(queue, lanes, view)
-    levels = [level for those in families for level in _levels(those, view)]
+    levels = [level for those in families_of(queue, lanes, view) for level in _levels(those, view)]
+    if not levels:  # whoever looked promising cannot be on time
+        for family in queue.index.families.values():
+            those = sorted([lane for lane in family.lanes if lane.size], key=cost_of)
+            levels += _levels(those, view)
+    if oldest is not None:
+        levels = [level for level in levels if cost_of(oldest) <= level.cost]
     rate, best = 0.0, list["Entry[T]"]()
-    for level in nlargest(_LEVELS, levels, key=_most):
-        if level.most <= rate:
+    for tried, level in enumerate(sorted(levels, key=_most, reverse=True)):
+        if level.most <= rate or (best and tried >= _LEVELS):
             break
-        if oldest is None or cost_of(oldest) <= level.cost:
-            found, entries = _best_of(level, view)
-            if found > rate:
-                rate, best = found, entries
+        found, entries = _best_of(level, view)
+        if found > rate:
+            rate, best = found, entries
     return [request for _, _, request in sorted(best)]
 
 
 def _levels(lanes: Sequence[Lane[T]], view: View) -> Iterator[_Level[T]]:
     """Yield a level for each cost at which somebody comes in who may be worth it."""
-    pace, pool = view.pace, _Pool[T]([], [], [], [], max(1, _NEAR // len(lanes)))
+    pace, pool = view.pace, _Pool[T]([], [], [], [], max(1, _NEAR // max(1, len(lanes))))
     for cost, group in groupby(lanes, cost_of):
         loads = view.shapes.loads(cost)
         seats, more = len(loads) - 1, False
