@@ -23,9 +23,10 @@ __all__ = ["View", "cost_of", "families_of", "lanes_of", "listed"]
 
 T = TypeVar("T")
 
-# Lanes, and requests, that are looked at closely. If there are more, families are chosen, some of
-# them because they fill a batch, until so many lanes are; so many of a family in any case.
-_LANES, _FEW, _FULL, _SOME, _COMPANIONS = 128, 256, 2, 96, 32
+# Lanes, and requests, that are all looked at closely. Of more, so many lanes are looked at that are
+# first; and of those, and of some keys that fill a batch, keys are looked at closely until so many
+# requests are, each lane counting for some more; so many lanes of a key in any case.
+_LANES, _FEW, _FIRST, _FULL, _SOME, _MORE, _COMPANIONS = 128, 256, 112, 2, 400, 6, 32
 # So many sizes are listed rather than looked up one by one.
 _MANY = 128
 
@@ -67,7 +68,7 @@ def listed(curve: Sequence[float]) -> Sequence[float]:
 def lanes_of(queue: RequestQueue[T]) -> list[Lane[T]]:
     """Return all lanes in which somebody waits, or of very many those that are first."""
     if queue.index.lanes > _LANES:
-        return queue.index.first(_LANES)
+        return queue.index.first(_FIRST)
     families = queue.index.families.values()
     return [lane for family in families for lane in family.lanes if lane.size]
 
@@ -79,7 +80,7 @@ def families_of(
     families: dict[Family[T], list[Lane[T]]] = {}
     for lane in lanes:
         families.setdefault(lane.family, []).append(lane)
-    all_of_them, left = queue.index.lanes <= _LANES, _SOME
+    all_of_them, left = queue.index.lanes <= _LANES, float(_SOME)
     promising = [*families]
     if queue.size > _FEW or not all_of_them:
         hopes = {each: max([_hope(lane, view) for lane in families[each]]) for each in families}
@@ -87,14 +88,14 @@ def families_of(
         if view.before == -inf:
             promising = [*dict.fromkeys(chain(queue.index.fullest(_FULL), promising))]
     else:
-        left = len(lanes)
+        left = inf
     for family in promising:
         those = families.get(family, [])
         if not all_of_them:
             largest = nlargest(_COMPANIONS, family.lanes, key=_size)
             those = [*{lane for lane in chain(largest, those) if lane.size}]
         yield sorted(those, key=cost_of)
-        left -= len(those)
+        left -= sum([_MORE + min(lane.size, _COMPANIONS) for lane in those])
         if left <= 0:
             return
 
