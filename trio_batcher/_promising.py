@@ -26,7 +26,7 @@ T = TypeVar("T")
 # Lanes, and requests, that are all looked at closely. Of more, so many lanes are looked at that are
 # first; and of those, and of some keys that fill a batch, keys are looked at closely until so many
 # requests are, each lane counting for some more; so many lanes of a key in any case.
-_LANES, _FEW, _FIRST, _FULL, _SOME, _MORE, _COMPANIONS = 128, 256, 128, 2, 400, 6, 32
+_LANES, _FEW, _FIRST, _FULL, _SOME, _MORE, _COMPANIONS = 128, 256, 128, 2, 640, 4, 32
 # So many sizes are listed rather than looked up one by one.
 _MANY = 128
 
