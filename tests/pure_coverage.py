@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 ROOMS = [
     "curve",
+    "index",
     "lane",
     "queue",
     "fitting",

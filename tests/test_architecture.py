@@ -31,8 +31,9 @@ FLOORS = [
     | {"_beside", "_deadline_headers", "_exit_status", "_entry", "_inbox", "_outbox"}
     | {"_problems", "_statistics", "_torch_devices"},
     {"_child", "_collate", "_nesting", "_packing", "_popen"},
-    {"_selection", "_told"},
+    {"_promising", "_selection", "_told"},
     {"_items", "_latency", "_memory", "_queue"},
+    {"_index"},
     {"_lane", "_residuals"},
     {"_shapes"},
     {"_arguments", "_shared"},
@@ -52,10 +53,12 @@ PURE = {
     "_latency",
     "_packing",
     "_fitting",
+    "_index",
     "_memory",
     "_padding",
     "_planning",
     "_policy",
+    "_promising",
     "_queue",
     "_residuals",
     "_reruns",
@@ -83,6 +86,7 @@ HARMLESS = {
     "re",
     "statistics",
     "typing",
+    "weakref",
 }
 
 LONGEST = 500

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from trio_batcher import _lane
-from trio_batcher._lane import Entry, Lane, Request
+from trio_batcher._lane import Entry, Lane, Request, Tally
 
 # Few values, so that many are equal, and order among equals matters.
 times = st.one_of(
@@ -32,7 +32,7 @@ def entry(deadline: float, number: int) -> Entry:
 
 def filled(*deadlines: float) -> tuple[Lane, list[Entry]]:
     """A lane and the entries put into it, as they came."""
-    lane = Lane(1.0)
+    lane = Lane(Tally(1.0))
     entries = [entry(deadline, number) for number, deadline in enumerate(deadlines)]
     for each in entries:
         lane.add(each)
@@ -82,7 +82,7 @@ class LaneAgainstList(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(_lane, "_CHUNK", chunk)
         self.patch.setattr(_lane, "_LITTER", litter)
-        self.lane = Lane(1.0)
+        self.lane = Lane(Tally(1.0))
         self.waiting: list[Entry] = []  # in order
         self.came = self.returned = 0
 
@@ -214,7 +214,7 @@ def test_the_first_are_found_past_those_that_left(deadline, small):
 
 def test_an_empty_lane_has_nothing_due():
     """No deadline, no request."""
-    lane = Lane(2.0)
+    lane = Lane(Tally(2.0))
     assert (lane.weight, lane.size, lane.earliest) == (2.0, 0, math.inf)
     assert list(lane) == lane.due_before(math.inf) == lane.due_from(-math.inf, 0.0, 9) == []
     assert lane.first(3) == []
@@ -244,7 +244,7 @@ def test_requests_are_never_compared_with_one_another():
         __lt__ = __eq__
         __hash__ = Request.__hash__
 
-    lane = Lane(1.0)
+    lane = Lane(Tally(1.0))
     lane.add((2.0, 0, Incomparable(0, 2.0, 0.0)))  # so that the others are inserted before it
     for number in range(1, 50):
         lane.add((1.0, number, Incomparable(number, 1.0, 0.0)))

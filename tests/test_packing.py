@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from itertools import combinations
+from operator import itemgetter
 from typing import NamedTuple
 
 from hypothesis import given, strategies as st
@@ -26,6 +27,7 @@ class Line(NamedTuple):
     fixed: float
     per_load: float
     margin: float = 1.0
+    guessed = False
 
     @property
     def expected(self) -> list[float]:
@@ -55,10 +57,10 @@ class Case(NamedTuple):
         return Line(self.shapes.most, self.fixed, self.per_load, self.margin)
 
     def queue(self) -> RequestQueue:
-        queue: RequestQueue = RequestQueue()
-        for item in self.requests:
+        queue, shapes = RequestQueue(), self.shapes
+        for item in sorted(self.requests, key=itemgetter(3), reverse=True):
             _, _, due, waited, weight = item
-            shape = self.shapes.of(item)
+            shape = shapes.of(item)
             queue.add(ShapedRequest(item, NOW + due, NOW - waited, weight, shape))
         return queue
 

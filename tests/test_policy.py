@@ -30,6 +30,7 @@ class Line(NamedTuple):
     fixed: float = 0.0
     per_item: float = 0.0
     margin: float = 1.0
+    guessed = False
     fresh: bool = True
 
     @property

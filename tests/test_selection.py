@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -101,7 +102,8 @@ class Case(NamedTuple):
             [*self.gone, *((arrival, weight) for _, arrival, weight in self.requests)],
         )
         since = min([arrival for arrival, _ in came[-RECENT:]], default=0.0)
-        recent = [weight for arrival, weight in came if arrival >= since]
+        counts = Counter([weight for arrival, weight in came if arrival >= since])
+        recent = [each for each, count in counts.items() for _ in range(min(count, RECENT))]
         if len(recent) >= _selection._ENOUGH and since < 0.0:
             demand += [(weight, _selection._HORIZON * self.full / -since) for weight in recent]
         seats = (1.0 + _selection._HORIZON) * self.limit * self.devices
@@ -204,7 +206,7 @@ def cases(draw, most: int, largest: int) -> Case:
         requests=[(draw(allowances), -age * full / 3, draw(weights)) for age in ages],
         latency=latency,
         gone=draw(st.sampled_from([0, 5, 70]))
-        * [(-draw(st.sampled_from([3.0, 60.0])) * full, draw(st.sampled_from([1.0, 4.0])))],
+        * [(-draw(st.sampled_from([15.0, 60.0])) * full, draw(st.sampled_from([1.0, 4.0])))],
         delivery=draw(st.sampled_from([0.0, 0.0, 0.1])),
         devices=draw(st.sampled_from([1, 1, 2])),
     )

@@ -73,7 +73,8 @@ def test_a_batch_counts_as_if_all_cost_what_the_dearest_does():
 def test_without_costs_batches_count_by_their_size():
     """Keys say nothing about time."""
     shapes = Shapes(len, None, math.inf, 8)
-    assert shapes.of("abc") == Shape(3, 1.0)
+    assert shapes.of("abc") == shapes.of("xyz") == Shape(shapes.of("123").key, 1.0, 1 / 8)
+    assert shapes.of("abc") != shapes.of("ab")
     assert shapes.seats(1.0) == shapes.most == 8
     assert list(shapes.loads(1.0)) == [*range(9)]
     assert shapes.rounded(1.0) == 1.0
@@ -89,3 +90,42 @@ def test_a_key_has_to_be_hashable():
     """It is found out before anything is queued."""
     with pytest.raises(TypeError, match="unhashable"):
         Shapes(lambda item: [item], None, math.inf, 32).of("item")
+
+
+def test_equal_keys_are_one_and_others_are_not():
+    """As long as anybody has them; what stands for them is compared without the user's code."""
+    shapes = Shapes(lambda item: item, None, math.inf, 8)
+    kept = [shapes.of(number) for number in range(500)]
+    assert [shapes.of(float(number)) for number in range(500)] == kept
+    assert len({each.key for each in kept}) == 500
+
+
+def test_keys_that_nobody_has_are_forgotten():
+    """A hundred thousand, one after another, and a few that stay."""
+    shapes = Shapes(lambda item: item, None, math.inf, 8)
+    kept = [shapes.of(("kept", number)) for number in range(10)]
+    for number in range(100_000):
+        shapes.of(number)
+    assert len(shapes._keys._known) <= 200
+    assert [shapes.of(("kept", number)) for number in range(10)] == kept
+
+
+class Odd:
+    """A key that can be compared with nothing."""
+
+    def __hash__(self):
+        return 1
+
+    def __eq__(self, other):
+        raise LookupError
+
+
+def test_what_comparing_a_key_raises_is_for_whom_it_was_compared():
+    """Who comes with another key hears nothing of it, whatever is forgotten meanwhile."""
+    shapes = Shapes(lambda item: item, None, math.inf, 8)
+    kept = [shapes.of(Odd())]
+    for _ in range(3):
+        with pytest.raises(LookupError):
+            shapes.of(Odd())
+    kept += [shapes.of(("another", number)) for number in range(1000)]
+    assert len({each.key for each in kept}) == 1001

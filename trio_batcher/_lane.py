@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ._shapes import Shape
 
-__all__ = ["RECENT", "Entry", "Lane", "Request"]
+__all__ = ["RECENT", "Entry", "Lane", "Request", "Tally"]
 
 T = TypeVar("T")
 
@@ -25,6 +25,8 @@ _CHUNK = 1024
 # Removed entries that may lie about, beyond as many as there are live ones, before the
 # lane is swept.
 _LITTER = 64
+# Of very many who are due between two instants some are looked at, at so many places among them.
+_PLACES = 4
 # Of so many requests the arrivals are remembered, to tell their rate.
 RECENT = 64
 
@@ -69,6 +71,23 @@ Entry: TypeAlias = tuple[float, int, Request[T]]
 """A request as it is sorted: by deadline, then by the number under which it came."""
 
 
+class Tally:
+    """What is counted of all requests of one weight.
+
+    Attributes:
+        weight: what each of them is worth.
+        size: how many wait.
+        recent: when the last few of them came, the oldest first; they need not wait any more.
+    """
+
+    __slots__ = ("recent", "size", "weight")
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+        self.size = 0
+        self.recent: deque[float] = deque(maxlen=RECENT)
+
+
 class Lane(Generic[T]):
     """Waiting requests in order of their deadlines; equal ones as they came.
 
@@ -80,7 +99,9 @@ class Lane(Generic[T]):
         weight: what each of them is worth.
         shape: that of each.
         size: how many wait.
-        recent: when the last few of them came, the oldest first; they need not wait any more.
+        tally: that of its weight.
+        family: whom it may share a batch with, `None` if that is everybody.
+        heap, listed: where it is found, and with what front.
     """
 
     # Invariants:
@@ -90,13 +111,27 @@ class Lane(Generic[T]):
     # - A request that was removed stays as litter, told by its `lane`, until it comes to
     #   the front or the lane is swept. The front entry is never litter.
 
-    __slots__ = ("_chunks", "_litter", "recent", "shape", "size", "weight")
+    __slots__ = (
+        "_chunks",
+        "_litter",
+        "family",
+        "heap",
+        "listed",
+        "shape",
+        "size",
+        "tally",
+        "weight",
+    )
 
-    def __init__(self, weight: float, shape: Shape | None = None) -> None:
-        self.weight = weight
+    def __init__(self, tally: Tally, shape: Shape | None = None) -> None:
+        self.weight = tally.weight
+        self.tally = tally
         self.shape = shape
         self.size = 0
-        self.recent: deque[float] = deque(maxlen=RECENT)
+        # Belong to the index of a queue, which imports this room.
+        self.family: Any = None
+        self.heap: Any = None
+        self.listed = inf
         self._litter = 0
         self._chunks: list[list[Entry[T]]] = [[]]
 
@@ -113,6 +148,15 @@ class Lane(Generic[T]):
         front = self._chunks[0]
         return front[0][0] if front else inf
 
+    @property
+    def front(self) -> float:
+        """When the first is due, or has come if none has a deadline; infinity if there is none."""
+        front = self._chunks[0]
+        if not front:
+            return inf
+        due, _, request = front[0]
+        return due if due < inf else request.arrived
+
     def add(self, entry: Entry[T]) -> None:
         """Take in a request that waits nowhere, numbered higher than all before."""
         last = self._chunks[-1]
@@ -122,9 +166,7 @@ class Lane(Generic[T]):
                 self._chunks.append([last.pop()])
         else:
             self._insert(entry)
-        request = entry[2]
-        request.lane = self
-        self.recent.append(request.arrived)
+        entry[2].lane = self
         self.size += 1
 
     def put_back(self, entries: list[Entry[T]]) -> None:
@@ -179,34 +221,59 @@ class Lane(Generic[T]):
             return first
         return self.due_from(-inf, -inf, count)
 
-    def due_before(self, time: float) -> list[Entry[T]]:
-        """Return those whose deadline is earlier than ``time``."""
+    def due_before(self, time: float, most: float = inf) -> list[Entry[T]]:
+        """Return those whose deadline is earlier than ``time``; of more than ``most``, some."""
         due: list[Entry[T]] = []
         for chunk in self._chunks:
-            if not chunk or chunk[0][0] >= time:
+            if not chunk or chunk[0][0] >= time or len(due) > most:
                 break
             end = bisect_left(chunk, (time,))
             due += [entry for entry in chunk[:end] if entry[2].lane]
         return due
 
-    def due_from(self, start: float, stop: float, more: int) -> list[Entry[T]]:
-        """Return those due at ``start`` or later: until ``stop``, and ``more`` beyond."""
-        found: list[Entry[T]] = []
+    def due_from(
+        self, start: float, stop: float, more: int, dense: int | None = None
+    ) -> list[Entry[T]]:
+        """Return those due at ``start`` or later: until ``stop``, and ``more`` beyond.
+
+        With ``dense``, if very many are due between, only some are returned: at some places among
+        them, so many one after another.
+        """
+        spans, total, beyond = list["_Span[T]"](), 0, list["Entry[T]"]()
         for chunk in self._chunks:
             if not chunk or chunk[-1][0] < start:
                 continue
             first = bisect_left(chunk, (start,))
             end = bisect_left(chunk, (stop,), lo=first)
-            found += [entry for entry in chunk[first:end] if entry[2].lane]
+            spans.append((chunk, first, end))
+            total += end - first
             while more and end < len(chunk):
                 # As many again until there are enough: litter may lie between them.
-                beyond = [entry for entry in chunk[end : end + more] if entry[2].lane]
+                found = [entry for entry in chunk[end : end + more] if entry[2].lane]
                 end += more
-                more -= len(beyond)
-                found += beyond
+                more -= len(found)
+                beyond += found
             if not more and end < len(chunk):
                 break
-        return found
+        if dense is not None and total > 2 * _PLACES * dense:
+            spans = _thinned(spans, total // _PLACES, dense)
+        between = [chunk[first:end] for chunk, first, end in spans]
+        return [entry for part in between for entry in part if entry[2].lane] + beyond
+
+
+_Span: TypeAlias = "tuple[list[Entry[T]], int, int]"
+
+
+def _thinned(spans: list[_Span[T]], step: int, dense: int) -> list[_Span[T]]:
+    """Return the first ``dense`` of each ``step`` in some parts of chunks."""
+    thinned, at = list["_Span[T]"](), 0
+    for chunk, first, end in spans:
+        at += first
+        while at < end:
+            thinned.append((chunk, at, min(at + dense, end)))
+            at += step
+        at -= end
+    return thinned
 
 
 def _last(chunk: list[Entry[Any]]) -> Entry[Any]:

@@ -82,7 +82,7 @@ class LatencyModel:
     the line the better noise explains their distance (empirical Bayes, see C. N. Morris, JASA
     78, 1983). Noise is relative to what is expected. All means are multiples of one level:
     a device that becomes slower is at once known to be so for all sizes. `bounds` are to hold
-    for a ``quantile`` of the batches.
+    for a ``quantile`` of the batches. All is ``guessed`` if a single size was seen, or none.
 
     Where durations are chance, as they depend on what is in the items, means by size mislead.
     Then a plain line through the last batches takes the place of all that.
@@ -109,7 +109,7 @@ class LatencyModel:
         self._offset = 0.0  # standard deviations that bounds are wider than Student says
         self.residuals = Residuals()
         self._held: list[tuple[int, float, float, float]] = []
-        self._unread = 0  # batches since what follows was derived from the above
+        self._unread, self.guessed = 0, True  # batches since what follows was derived
         self._line, self._noise, self._noise_freedom = (0.0, 0.0), _GUESS * _GUESS, 0
         self._strayed = self._misfit = 1.0  # relative variance around it: of means, of truth
         self._expected = self._bounds = Curve(self._max, lambda _: 0.0)
@@ -321,9 +321,9 @@ class LatencyModel:
         means = [self._means[size] * self._level for size in sizes]
         # Many batches of one size tell little of the others.
         weights = [count / (count + _HALF) for count in counts]
-        pad = padded_to(sizes, means, weights, self._max)
-        if pad:
-            sizes, counts, means = pooled([pad(size) for size in sizes], counts, means)
+        padded = padded_to(sizes, means, weights, self._max)
+        if padded:
+            sizes, counts, means = pooled([padded(size) for size in sizes], counts, means)
             weights = [count / (count + _HALF) for count in counts]
         else:
             # One after another: two pauses may well bear each other out.
@@ -349,9 +349,9 @@ class LatencyModel:
         last = max(1.0, (fixed + per_item * self._max) / line[-1]) * knots[-1]
         expected = between([0, *sizes, self._max], [first, *knots, last])
         bounds = self._widened(expected, sizes, counts)
-        if len(sizes) == 1 and not pad:
+        if guessed := len(sizes) == 1 and not padded:
             expected, bounds = self._guess(sizes[0], knots[0], bounds(sizes[0]))
-        pad = pad or int
+        self.guessed, pad = guessed, padded or int
         if chances := self.residuals.chances:
             fixed, per_item = self.residuals.line()
             self._line = fixed, per_item

@@ -11,25 +11,27 @@ time. s is the slack that a full batch of mean items would leave, 0 at least, F 
 and p the price of a mean seat. What a request gains beside its urgency is the time that it will
 not take of a later batch: κ is its part of a full batch of its like, relative to the mean of
 all who wait. So short ones ride along with long ones if a batch of their own would cost
-more than the padding does, which depends on what is fixed in l and on how many wait.
+more than the padding does, which depends on what is fixed in l and on how many wait. As long as
+one size was run, nobody knows what a smaller batch saves: batches are filled then.
 
 Pure.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import Counter, defaultdict
+from bisect import bisect_left, insort
 from heapq import nsmallest
 from itertools import accumulate, chain, groupby
-from math import exp, inf
-from operator import attrgetter, itemgetter, truediv
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
+from math import cbrt, exp, inf
+from operator import attrgetter, itemgetter
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
 
+from ._curve import Curve
+from ._promising import View, cost_of, families_of, lanes_of, listed
 from ._selection import PATIENCE, ROUNDING, seat_cost, sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ._lane import Lane
     from ._latency import LatencyModel
@@ -43,7 +45,9 @@ T = TypeVar("T")
 # Whoever has no deadline is overdue after `PATIENCE` full batches, and so many times as long as
 # all who wait take at their mean cost: being served in turn takes that long once.
 _TURNS = 2.0
-
+# Of very many who are due while a batch could run some are looked at: so many are shared among the
+# lanes of a key, at each of some places. So many levels are looked at closely.
+_NEAR, _LEVELS = 96, 8
 # Of a request that may ride: its gain, negative so that the best come first; its number, which
 # decides between equal ones; when it is due.
 _Rider: TypeAlias = "tuple[float, int, float, Entry[T]]"
@@ -54,36 +58,67 @@ class _Level(NamedTuple, Generic[T]):
 
     Attributes:
         most: no batch of theirs gains more per second.
+        size: of a batch that does, if all are on time.
         cost: of the dearest.
-        lanes: all of them.
+        far: those who are on time with any batch, the best first: as many as fit.
+        near: those who are not.
+        overdue: those of both whose turn it is.
     """
 
     most: float
+    size: int
     cost: float
-    lanes: list[list[_Rider[T]]]
+    far: list[_Rider[T]]
+    near: list[_Rider[T]]
+    overdue: list[_Rider[T]]
+
+
+class _Pool(NamedTuple, Generic[T]):
+    """Those of a level as it is filled.
+
+    Attributes:
+        far, near, overdue: as in that.
+        top: the best of all, if all were on time.
+        dense: how many to look at of those in a lane who are due at about the same time.
+    """
+
+    far: list[_Rider[T]]
+    near: list[_Rider[T]]
+    overdue: list[_Rider[T]]
+    top: list[_Rider[T]]
+    dense: int
 
 
 def out_of_reach(
-    queue: RequestQueue[T], start: float, latest: float, bounds: Sequence[float], shapes: Shapes
+    queue: RequestQueue[T],
+    start: float,
+    latest: float,
+    bounds: Sequence[float],
+    shapes: Shapes,
+    *,
+    most: float = inf,
 ) -> list[Request[T]]:
     """Return those whom even a batch of their own, begun at ``start``, comes too late for.
 
-    Nobody is returned who is due at ``latest`` or later.
+    Nobody is returned who is due at ``latest`` or later. Of more than ``most``, some are.
     """
+
+    def reached(cost: float) -> float:
+        return min(start + bounds[shapes.loads(cost)[1]], latest) - ROUNDING
+
     found: list[Request[T]] = []
-    for lane in queue.due.values():
-        if lane.shape is not None and lane.earliest < latest:
-            own = start + bounds[shapes.loads(lane.shape.cost)[1]]
-            found += [entry[2] for entry in lane.due_before(min(own, latest) - ROUNDING)]
+    for lane in queue.index.due_before(lambda cost: reached(shapes.rounded(cost))):
+        if len(found) > most:
+            break
+        found += [entry[2] for entry in lane.due_before(reached(cost_of(lane)), most)]
     return found
 
 
 def first_pack(queue: RequestQueue[T], shapes: Shapes) -> list[Request[T]]:
     """Return who is due first, or came first, and those like it: good enough to learn from."""
-    first = min([lane.first(1)[0] for lane in _lanes(queue)])
-    shape = first[2].shape
-    alike = [lane for lane in _lanes(queue) if lane.shape == shape]
-    seats = shapes.seats(shape.cost if shape else 1.0)
+    first = min([(lane.first(1)[0], lane) for lane in lanes_of(queue)], key=itemgetter(0))[1]
+    alike = [lane for lane in first.family.lanes if lane.shape == first.shape]
+    seats = shapes.seats(cost_of(first))
     entries = sorted(chain.from_iterable([lane.first(seats) for lane in alike]))
     return [request for _, _, request in entries[:seats]]
 
@@ -104,6 +139,8 @@ def best_pack(
     all who wait would need twice, the first one rides in any case, and with it as many of those
     who can ride along as take half of the seats.
 
+    Of very many lanes those are looked at that promise the most.
+
     Args:
         queue: the waiting requests.
         late: those of them whom even a batch of one would come too late for.
@@ -113,161 +150,142 @@ def best_pack(
         shapes: how they differ.
         devices: how many share the queue.
     """
-    expected, bounds = latency.expected, latency.bounds
-    lanes = sorted(_lanes(queue), key=_cost)
-    waiting = sum([lane.size for lane in lanes])
-    mean = shapes.rounded(sum([lane.size * _cost(lane) for lane in lanes]) / waiting)
+    costs, expected = queue.index.costs, latency.expected
+    mean = shapes.rounded(sum([cost * count for cost, count in costs.items()]) / queue.size)
     most = shapes.seats(mean)
     full = expected[shapes.loads(mean)[most]]
     if not full:
         return []
     price = seat_cost(queue, late, now=now, full=full, limit=most, devices=devices)
-    parts = _parts(lanes, expected, shapes)
-    patience = (PATIENCE + _TURNS * waiting / most) * full
-    pools: defaultdict[Any, list[tuple[float, list[_Rider[T]]]]] = defaultdict(list)
-    for lane in lanes:
-        cost = _cost(lane)
-        loads = shapes.loads(cost)
-        riders = _riders(
-            lane,
-            price * parts[cost],
-            soonest=start + bounds[loads[1]] - ROUNDING,
-            latest=start + bounds[loads[-1]],
-            seats=len(loads) - 1,
-            start=start,
-            full=full,
-            patience=patience,
-        )
-        pools[lane.shape and lane.shape.key].append((cost, riders))
+    patience = (PATIENCE + _TURNS * queue.size / most) * full
+    lanes = lanes_of(queue)
     oldest = _longest_waiting(lanes, now - patience)
-    levels = [
-        level
-        for key, by_cost in pools.items()
-        for level in _levels(by_cost, expected, shapes)
-        if oldest is None or oldest.shape is None or oldest.shape.key == key
-    ]
+    view = View(
+        start=start,
+        full=full,
+        patience=patience,
+        before=-inf if oldest is None else now - patience,
+        bounds=latency.bounds,
+        pace=listed(Curve(shapes.most, cbrt) if latency.guessed else expected),
+        shares={cost: price * part for cost, part in _parts(costs, expected, shapes).items()},
+        shapes=shapes,
+    )
+    if oldest is not None:
+        lanes = [lane for lane in lanes if lane.family is oldest.family]
+    levels = [level for those in families_of(queue, lanes, view) for level in _levels(those, view)]
+    if not levels:  # whoever looked promising cannot be on time
+        for family in queue.index.families.values():
+            those = sorted([lane for lane in family.lanes if lane.size], key=cost_of)
+            levels += _levels(those, view)
+    if oldest is not None:
+        levels = [level for level in levels if cost_of(oldest) <= level.cost]
     rate, best = 0.0, list["Entry[T]"]()
-    for level in sorted(levels, key=_most, reverse=True):
-        if level.most <= rate:
+    for tried, level in enumerate(sorted(levels, key=_most, reverse=True)):
+        if level.most <= rate or (best and tried >= _LEVELS):
             break
-        if oldest is None or oldest.shape is None or oldest.shape.cost <= level.cost:
-            before = -inf if oldest is None else now - patience
-            found, entries = _best_of(level, before, start=start, latency=latency, shapes=shapes)
-            if found > rate:
-                rate, best = found, entries
+        found, entries = _best_of(level, view)
+        if found > rate:
+            rate, best = found, entries
     return [request for _, _, request in sorted(best)]
 
 
-def _riders(
-    lane: Lane[T],
-    share: float,
-    *,
-    soonest: float,
-    latest: float,
-    seats: int,
-    start: float,
-    full: float,
-    patience: float,
-) -> list[_Rider[T]]:
-    """Return those of a lane that may ride; ``share`` is what a seat costs."""
-    if lane.earliest < inf:
-        share = min(share, lane.weight)  # who is never served takes no seat
-        premium, entries = lane.weight - share, lane.due_from(soonest, latest, seats)
-        return [
-            (
-                -share - premium * exp(min(0.0, 1.0 - (entry[0] - start) / full)),
-                entry[1],
-                entry[0],
-                entry,
-            )
-            for entry in entries
-        ]
-    # As if they had a deadline, which no batch is too late for.
-    premium = max(0.0, lane.weight - share)
-    soonest, entries = latest - start, lane.first(seats)
-    waits = [max(soonest, entry[2].arrived + patience - start) for entry in entries]
-    return [
-        (-share - premium * exp(min(0.0, 1.0 - seconds / full)), entry[1], inf, entry)
-        for entry, seconds in zip(entries, waits, strict=True)
-    ]
+def _levels(lanes: Sequence[Lane[T]], view: View) -> Iterator[_Level[T]]:
+    """Yield a level for each cost at which somebody comes in who may be worth it."""
+    pace, pool = view.pace, _Pool[T]([], [], [], [], max(1, _NEAR // max(1, len(lanes))))
+    for cost, group in groupby(lanes, cost_of):
+        loads = view.shapes.loads(cost)
+        seats, more = len(loads) - 1, False
+        del pool.far[seats:], pool.top[seats:]
+        for lane in group:
+            more |= _board(lane, view, pool, seats)
+        if more:
+            gains = [*accumulate([-rider[0] for rider in pool.top], initial=0.0)]
+            counts = [*sizes(len(pool.top), 1)]
+            rates = [gains[count] / pace[loads[count]] for count in counts]
+            most = max(rates)
+            size = counts[rates.index(most)]
+            yield _Level(most, size, cost, [*pool.far], [*pool.near], [*pool.overdue])
 
 
-def _levels(
-    by_cost: Sequence[tuple[float, list[_Rider[T]]]],
-    expected: Sequence[float],
-    shapes: Shapes,
-) -> Iterator[_Level[T]]:
-    """Yield a level for each cost, if anybody of that may ride, with those of lesser cost."""
-    lanes, top = list[list["_Rider[T]"]](), list["_Rider[T]"]()
-    for cost, group in groupby(by_cost, itemgetter(0)):
-        if dearest := [riders for _, riders in group if riders]:
-            lanes += dearest
-            top = sorted(chain(top, *dearest))[: shapes.max_batch_size]
-            gains = accumulate([-rider[0] for rider in top])
-            seconds = [expected[load] for load in shapes.loads(cost)[1:]]
-            yield _Level(max(map(truediv, gains, seconds)), cost, lanes.copy())
+def _board(lane: Lane[T], view: View, pool: _Pool[T], seats: int) -> bool:
+    """Add those of a lane who may ride; return whether any of them may be worth it."""
+    cost, start, full, weight = cost_of(lane), view.start, view.full, lane.weight
+    loads, share = view.shapes.loads(cost), view.shares[cost]
+    far, top, before, more = pool.far, pool.top, view.before, False
+    if dated := lane.earliest < inf:
+        share = min(share, weight)  # who is never served takes no seat
+        soonest, latest = start + view.bounds[loads[1]] - ROUNDING, start + view.bounds[-1]
+        entries = lane.due_from(soonest, latest, seats, pool.dense)
+    else:
+        # As if they had a deadline, which no batch is too late for.
+        entries, least, latest = lane.first(seats), start + view.bounds[loads[-1]], inf
+    premium = max(0.0, weight - share)
+    for entry in entries:
+        due = entry[0] if dated else max(least, entry[2].arrived + view.patience)
+        gain = share + premium * exp(min(0.0, 1.0 - (due - start) / full))
+        rider = -gain, entry[1], entry[0], entry
+        if due < latest and dated:
+            if len(far) < seats or rider < far[-1]:
+                pool.near.append(rider)
+        elif len(far) < seats or rider < far[-1]:
+            insort(far, rider)
+            del far[seats:]
+        elif dated or entry[2].arrived > before:
+            break  # those behind it gain no more
+        if not dated and entry[2].arrived <= before:
+            pool.overdue.append(rider)
+        if len(top) < seats or rider < top[-1]:
+            insort(top, rider)
+            del top[seats:]
+            more = True
+    return more or (bool(pool.overdue) and not dated)
 
 
-def _best_of(
-    level: _Level[T], before: float, *, start: float, latency: LatencyModel, shapes: Shapes
-) -> tuple[float, list[Entry[T]]]:
-    """Return what its best batch gains per second, and that; who came ``before`` first."""
-    expected, bounds, loads = latency.expected, latency.bounds, shapes.loads(level.cost)
-    pool = [*chain.from_iterable(level.lanes)]
-    most = min(len(loads) - 1, len(pool))
-    kept = _kept(pool, before, max(1, most // 2))
+def _best_of(level: _Level[T], view: View) -> tuple[float, list[Entry[T]]]:
+    """Return what its best batch gains per second, and that; who is overdue first."""
+    if not level.near and not level.overdue:
+        return level.most, [rider[3] for rider in level.far[: level.size]]
+    pace, bounds, loads = view.pace, view.bounds, view.shapes.loads(level.cost)
+    overdue = sorted(level.overdue, key=itemgetter(1))
+    most = min(len(loads) - 1, len({*level.far, *overdue}) + len(level.near))
+    kept = overdue[: max(1, most // 2)]
     staying = {rider[1] for rider in kept}
-    rest = [rider for rider in pool if rider[1] not in staying]
-    rest.sort(key=_due)
-    dues, worth = [rider[2] for rider in rest], -sum([rider[0] for rider in kept])
+    far = [rider for rider in level.far if rider[1] not in staying]
+    near = sorted(level.near, key=itemgetter(2))
+    dues, worth = [rider[2] for rider in near], -sum([rider[0] for rider in kept])
     # Batches become smaller and quicker. Inside are those on time with the one looked at: their
     # gains, negative, the least last.
-    last, inside = len(rest), list[float]()
-    rate, size = 0.0, 0
+    inside = [rider[0] for rider in far]
+    last, total, rate, size = len(near), -sum(inside), 0.0, 0
     for count in sizes(most, max(1, len(kept))):
         load, seats = loads[count], count - len(kept)
-        first = bisect_left(dues, start + bounds[load] - ROUNDING, 0, last)
-        inside = sorted(inside + [rider[0] for rider in rest[first:last]])[:seats]
+        first = bisect_left(dues, view.start + bounds[load] - ROUNDING, 0, last)
+        for rider in near[first:last]:
+            insort(inside, rider[0])
+            total -= rider[0]
         last = first
-        if len(inside) == seats:
-            total = worth - sum(inside)
-            if total > rate * expected[load]:
-                rate, size = total / expected[load], count
-    first = bisect_left(dues, start + bounds[loads[size]] - ROUNDING)
-    riders = nsmallest(size - len(kept), rest[first:])
+        while len(inside) > seats:
+            total += inside.pop()
+        if len(inside) == seats and worth + total > rate * pace[load]:
+            rate, size = (worth + total) / pace[load], count
+    first = bisect_left(dues, view.start + bounds[loads[size]] - ROUNDING)
+    riders = nsmallest(size - len(kept), [*far, *near[first:]])
     return rate, [rider[3] for rider in [*kept, *riders]]
 
 
-def _kept(pool: Sequence[_Rider[T]], before: float, most: int) -> list[_Rider[T]]:
-    overdue = [rider for rider in pool if rider[2] == inf and rider[3][2].arrived <= before]
-    return sorted(overdue, key=itemgetter(1))[:most]
-
-
-def _longest_waiting(lanes: Sequence[Lane[T]], before: float) -> Request[T] | None:
-    """Return who has no deadline and came first, if that was before then."""
-    firsts = [lane.first(1)[0][2] for lane in lanes if lane.earliest == inf]
-    oldest = min(firsts, key=attrgetter("arrived"), default=None)
-    return oldest if oldest is not None and oldest.arrived <= before else None
+def _longest_waiting(lanes: Sequence[Lane[T]], before: float) -> Lane[T] | None:
+    """Return the lane of who has no deadline and came first, if that was before then."""
+    undated = [lane for lane in lanes if lane.earliest == inf and lane.listed <= before]
+    return min(undated, key=attrgetter("listed"), default=None)
 
 
 def _parts(
-    lanes: Sequence[Lane[T]], expected: Sequence[float], shapes: Shapes
+    costs: Mapping[float, int], expected: Sequence[float], shapes: Shapes
 ) -> dict[float, float]:
     """Return, by cost, an item's part of a full batch of its like, relative to the mean."""
-    counts: Counter[float] = Counter()
-    for lane in lanes:
-        counts[_cost(lane)] += lane.size
-    seconds = {cost: expected[shapes.loads(cost)[-1]] / shapes.seats(cost) for cost in counts}
-    mean = sum([seconds[cost] * count for cost, count in counts.items()]) / counts.total()
+    seconds = {cost: expected[shapes.loads(cost)[-1]] / shapes.seats(cost) for cost in costs}
+    mean = sum([seconds[cost] * count for cost, count in costs.items()]) / sum(costs.values())
     return {cost: each / mean for cost, each in seconds.items()}
 
 
-def _lanes(queue: RequestQueue[T]) -> list[Lane[T]]:
-    return [lane for lane in chain(queue.due.values(), queue.undue.values()) if lane.size]
-
-
-def _cost(lane: Lane[Any]) -> float:
-    return lane.shape.cost if lane.shape else 1.0
-
-
-_most, _due = attrgetter("most"), itemgetter(2)
+_most = attrgetter("most")

@@ -29,6 +29,9 @@ T = TypeVar("T")
 _NEAR, _MOST = 1.0 / 32.0, 7.0 / 8.0
 # There is capacity to spare below this load.
 _SPARE = 0.8
+# Of very many who stay behind and will be too late, about so many are told at once, while others
+# wait for the decision; the others hear of it when the batch ends.
+_AT_ONCE = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +220,7 @@ def decide(
     if trusted and len(batch) < left:
         # Those that stay behind cannot start before this batch, or another device's, ends.
         behind = start + latency.floor(latency.expected[len(batch)]) + latency.least
-        overdue = queue.due_before(min(behind, others_done_at) - ROUNDING)
+        overdue = queue.due_before(min(behind, others_done_at) - ROUNDING, _AT_ONCE)
         leaving = {*hopeless, *batch}
         hopeless += [request for request in overdue if request not in leaving]
     return Dispatch(batch, hopeless, chosen)
@@ -262,7 +265,7 @@ def _decide_by_shape(
     if trusted and len(batch) < left:
         behind = start + latency.expected[limits.load(batch)]
         leaving = {*late, *batch}
-        overdue = out_of_reach(queue, behind, others_done_at, bounds, shapes)
+        overdue = out_of_reach(queue, behind, others_done_at, bounds, shapes, most=_AT_ONCE)
         late += [request for request in overdue if request not in leaving]
     return Dispatch(batch, late, chosen=True)
 

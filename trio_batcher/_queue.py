@@ -11,10 +11,11 @@ from collections import Counter
 from heapq import merge
 from itertools import chain
 from math import inf
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, cast
 
-from ._lane import RECENT, Entry, Lane, Request
+from ._index import Index
+from ._lane import RECENT, Entry, Lane, Request, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -28,7 +29,7 @@ T = TypeVar("T")
 # A lane's place in a queue: its weight, and its shape if it has any.
 _Label: TypeAlias = "float | tuple[Shape, float]"
 
-# Lanes before the empty ones are thrown away.
+# Lanes, and weights, before those that are out of use are thrown away.
 _LANES = 64
 
 
@@ -40,6 +41,8 @@ class RequestQueue(Generic[T]):
         added: how many ever did.
         due: the lanes of requests that have a deadline, by weight, and shape if they have any.
         undue: the lanes of those that have none, which are in order of arrival.
+        tallies: what is counted of each weight.
+        index: where to look among the lanes of requests with shapes.
     """
 
     def __init__(self) -> None:
@@ -49,6 +52,10 @@ class RequestQueue(Generic[T]):
         self._returned = 0
         self.due: dict[_Label, Lane[T]] = {}
         self.undue: dict[_Label, Lane[T]] = {}
+        self._most_tallies = _LANES
+        self.tallies: dict[float, Tally] = {}
+        self.index: Index[T] = Index()
+        self._oldest: Request[T] | None = None  # `oldest_arrival` has it, while it waits
 
     def __len__(self) -> int:
         return self.size
@@ -69,6 +76,11 @@ class RequestQueue(Generic[T]):
         lane = self._lane_of(request)
         lane.add((request.deadline, number, request))
         self.size += 1
+        tally = lane.tally
+        tally.size += 1
+        tally.recent.append(request.arrived)
+        if lane.shape is not None:
+            self.index.note(lane, lane.shape, 1)
 
     def put_back(self, requests: Sequence[Request[T]]) -> None:
         """Queue requests again, in this order, before those of the same deadline."""
@@ -78,6 +90,8 @@ class RequestQueue(Generic[T]):
             entries.setdefault(self._lane_of(request), []).append(entry)
         for lane, those in entries.items():
             lane.put_back(those)
+            self._changed(lane, len(those))
+        self._oldest = None
         self._returned += len(requests)
         self.size += len(requests)
 
@@ -89,11 +103,33 @@ class RequestQueue(Generic[T]):
     def _new_lane(
         self, lanes: dict[_Label, Lane[T]], label: _Label, request: Request[T]
     ) -> Lane[T]:
-        if len(lanes) >= _LANES:
-            for empty in [each for each, lane in lanes.items() if not lane.size]:
-                del lanes[empty]
-        lane = lanes[label] = Lane(request.weight, request.shape)
+        tally = self.tallies.get(request.weight) or self._new_tally(request.weight)
+        lane = lanes[label] = Lane(tally, request.shape)
+        if request.shape is not None:
+            self.index.adopt(lane, request.shape, lanes is self.due)
         return lane
+
+    def _new_tally(self, weight: float) -> Tally:
+        if len(self.tallies) >= self._most_tallies:
+            self.tallies = {each: tally for each, tally in self.tallies.items() if tally.size}
+            self._most_tallies = 2 * len(self.tallies) + _LANES
+        tally = self.tallies[weight] = Tally(weight)
+        return tally
+
+    def _changed(self, lane: Lane[T], more: int) -> None:
+        lane.tally.size += more
+        if lane.shape is not None:
+            self.index.note(lane, lane.shape, more)
+        if not lane.size:
+            self._leave(lane)
+
+    def _leave(self, lane: Lane[T]) -> None:
+        label = lane.weight if lane.shape is None else (lane.shape, lane.weight)
+        lanes = self.due if self.due.get(label) is lane else self.undue
+        if len(lanes) > _LANES:
+            del lanes[label]
+            if lane.shape is not None:
+                self.index.dismiss(lane, lane.shape)
 
     def discard(self, request: Request[T]) -> bool:
         """Remove a request and say whether it was still there."""
@@ -110,7 +146,11 @@ class RequestQueue(Generic[T]):
         for request in requests:
             request.lane = None
         for lane in lanes:
-            lane.tidy(counts.get(lane, len(requests)))
+            count = counts.get(lane, len(requests))
+            lane.tidy(count)
+            self._changed(lane, -count)
+        if self._oldest is not None and self._oldest.lane is None:
+            self._oldest = None
         self._peak = self.peak
         self.size -= len(requests)
 
@@ -126,18 +166,15 @@ class RequestQueue(Generic[T]):
 
         They need not wait any more. Of weights that are no longer in use they are forgotten.
         """
-        lanes = [*self.due.values(), *self.undue.values()]
-        arrivals = [lane.recent for lane in lanes if lane.recent]
-        if not arrivals:
+        tallies = [tally for tally in self.tallies.values() if tally.recent]
+        if not tallies:
             return inf, {}
-        if len(arrivals) == 1:
-            return arrivals[0][0], {lanes[0].weight: len(arrivals[0])}
-        since = sorted(chain.from_iterable(arrivals))[-RECENT:][0]
-        counts: dict[float, int] = {}
-        for lane in lanes:
-            count = len(lane.recent) - bisect_left(lane.recent, since)
-            counts[lane.weight] = counts.get(lane.weight, 0) + count
-        return since, counts
+        if len(tallies) == 1:
+            return tallies[0].recent[0], {tallies[0].weight: len(tallies[0].recent)}
+        since = sorted(chain.from_iterable([tally.recent for tally in tallies]))[-RECENT:][0]
+        return since, {
+            tally.weight: len(tally.recent) - bisect_left(tally.recent, since) for tally in tallies
+        }
 
     @property
     def undue_size(self) -> int:
@@ -161,22 +198,48 @@ class RequestQueue(Generic[T]):
             entries = [entry for entry in entries if entry[2] not in left_out]
         return [request for _, _, request in entries[:count]]
 
-    def due_before(self, time: float) -> list[Request[T]]:
-        """Return the requests whose deadline is earlier than ``time``, by weight."""
-        late = [lane.due_before(time) for lane in self.due.values() if lane.earliest < time]
-        return [request for _, _, request in chain.from_iterable(late)]
+    def due_before(self, time: float, most: float = inf) -> list[Request[T]]:
+        """Return the requests whose deadline is earlier than ``time``, by weight.
+
+        If there are more than ``most`` by far, as many are returned.
+        """
+        late: list[Request[T]] = []
+        for lane in self._late(time):
+            if len(late) > most:
+                break
+            late += [request for _, _, request in lane.due_before(time, most)]
+        return late
 
     def earliest_from(self, time: float) -> float:
         """Return the nearest deadline that is not before ``time``, infinity if there is none."""
-        fronts = [lane.due_from(time, time, 1) for lane in self.due.values()]
-        return min([front[0][0] for front in fronts if front], default=inf)
+        lanes, others = [*self.due.values()], inf
+        if self.index.lanes:
+            lanes, others = self._late(time), self.index.earliest(time)
+        fronts = [lane.due_from(time, time, 1) for lane in lanes]
+        return min([others, *[front[0][0] for front in fronts if front]])
+
+    def _late(self, time: float) -> list[Lane[T]]:
+        if self.index.lanes:
+            return [*self.index.due_before(lambda _: time)]
+        return [lane for lane in self.due.values() if lane.earliest < time]
 
     @property
     def earliest_deadline(self) -> float:
         """The nearest deadline of all, infinity if there is none."""
+        if self.index.lanes:
+            return self.index.earliest()
         return min([lane.earliest for lane in self.due.values()], default=inf)
 
     @property
     def oldest_arrival(self) -> float:
-        """When the request that has waited longest came, infinity if none waits: looks at all."""
-        return min([request.arrived for request in self], default=inf)
+        """When the request that has waited longest came, infinity if none waits.
+
+        Looks at all, but not again as long as that one waits.
+        """
+        if self._oldest is None:
+            entries = chain(*self.due.values(), *self.undue.values())
+            self._oldest = min([entry[2] for entry in entries], key=_arrived, default=None)
+        return inf if self._oldest is None else self._oldest.arrived
+
+
+_arrived = attrgetter("arrived")

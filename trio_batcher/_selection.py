@@ -284,8 +284,8 @@ def seat_cost(
 ) -> float:
     """Return c: for each step of weight, by how many seats those above it are short."""
     demand: defaultdict[float, float] = defaultdict(float)
-    for lane in chain(queue.due.values(), queue.undue.values()):
-        demand[lane.weight] += lane.size
+    for tally in queue.tallies.values():
+        demand[tally.weight] += tally.size
     for weight, count in Counter([request.weight for request in late]).items():
         demand[weight] -= count
     since, recent = queue.recent()
@@ -323,7 +323,7 @@ def _rows(
 ) -> Iterator[_Row[T]]:
     for lane in queue.due.values():
         if lane.size:
-            entries = lane.due_from(soonest, latest, limit)
+            entries = lane.due_from(soonest, latest, limit, limit)
             yield _Row(lane.weight, entries, [entry[0] for entry in entries])
     for lane in queue.undue.values():
         if lane.size:

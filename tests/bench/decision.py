@@ -6,22 +6,25 @@ A queue in overload is kept at its length: what a batch takes comes back as new 
 Timed is what stands between two batches: carrying out what was planned while the device ran, or,
 when there is no plan that holds, deciding; and taking the batch out of the queue. Processor time
 in per cent is for 25 batches a second and includes the planning, as often as that is
-done if somebody comes all the time.
+done if somebody comes all the time. Then decisions with keys and costs, when up to 100,000 wait.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from itertools import count
 from random import Random
 from statistics import fmean, median, quantiles
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import NamedTuple
 
 from trio_batcher._latency import LatencyModel
+from trio_batcher._outcomes import ShapedRequest
 from trio_batcher._planning import left_at_next_plan, spacing
 from trio_batcher._policy import Dispatch, Limits, decide, plan
 from trio_batcher._queue import Request, RequestQueue
+from trio_batcher._shapes import Shapes
 
 BATCHES_PER_SECOND = 25.0
 # Waiting requests, and the goal for the median of what was planned, in microseconds.
@@ -88,6 +91,67 @@ def timed(waiting: int, mix: str, rounds: int, largest: int = 32) -> Times:
     return times
 
 
+KINDS = ("plain", "keys", "costs", "keys, costs")
+ALLOWANCES = {"equal": (1.0, 1.0), "mixed": (0.02, 1.0), "none": (math.inf, math.inf)}
+# Waiting requests, and the goal for a decision on the spot, milliseconds.
+SPOT_GOALS = {100: 1.0, 1000: 1.0, 5000: 1.0, 20_000: 5.0, 100_000: 5.0}
+
+
+def on_the_spot(waiting: int, kind: str, allowance: str, weights: int, rounds: int = 15) -> float:
+    """Return the median milliseconds of processor time that a decision takes.
+
+    1,024 keys, 5 to 512 tokens, batches of up to 32 items and 16,384 tokens. Those who have the
+    same deadline have 10 ms for each of those who wait.
+    """
+    rng, now, span = Random(1), 60.0, 0.01 * waiting
+    key = (lambda item: item[0]) if "keys" in kind else None
+    cost = (lambda item: item[1]) if "costs" in kind else None
+    shapes = None
+    if kind != "plain":
+        shapes = Shapes(key, cost, 16384.0 if cost else math.inf, 32)
+    limits = Limits(32, 0.0, 1, shapes)
+    latency = LatencyModel(limits.most)
+    for turn in range(60):
+        size = rng.randint(1, limits.most)
+        latency.observe(size, seconds(size) * rng.uniform(0.98, 1.02), 50.0 + turn / 6)
+    latency.refresh()
+    queue = RequestQueue[tuple[int, float]]()
+    for number in range(waiting):
+        item = rng.randrange(1024), float(rng.randint(5, 512))
+        deadline = now + span * rng.uniform(*ALLOWANCES[allowance])
+        arrived, weight = now - 1.0 + number / waiting, float(rng.randint(1, weights))
+        if shapes is None:
+            queue.add(Request(item, deadline, arrived, weight))
+        else:
+            queue.add(ShapedRequest(item, deadline, arrived, weight, shapes.of(item)))
+    taken = []
+    for _ in range(rounds):
+        begun = process_time()
+        decision = decide(queue, now=now, latency=latency, limits=limits)
+        taken.append(1e3 * (process_time() - begun))
+        queue.remove_all(decision.hopeless)
+    return median(taken)
+
+
+def _print_on_the_spot() -> bool:
+    print("\nmilliseconds of a decision on the spot, by deadlines and weights")
+    titles = [f"{each} x{weights}" for each in ALLOWANCES for weights in (1, 8)]
+    print(f"{'waiting':>8} {'':<12}" + "".join(f"{title:>10}" for title in titles))
+    missed = False
+    for waiting, goal in SPOT_GOALS.items():
+        for kind in KINDS:
+            row = [
+                on_the_spot(waiting, kind, allowance, weights)
+                for allowance in ALLOWANCES
+                for weights in (1, 8)
+            ]
+            missed |= max(row) > goal
+            verdict = "" if max(row) <= goal else ": missed"
+            print(f"{waiting:>8} {kind:<12}" + "".join(f"{each:>10.2f}" for each in row), end="")
+            print(f"   goal {goal:.0f} ms{verdict}")
+    return missed
+
+
 def _plans(deciding: float, running: float) -> int:
     """Return how many plans a batch has at most, if somebody comes whenever one can be made."""
     left, part = spacing(deciding, running)
@@ -114,6 +178,7 @@ def main() -> int:
             missed |= goal is not None and middle > goal
             print(f"{waiting:>8} {mix:<14} {middle:6.0f} us {fresh:6.0f} us {high:6.0f} us", end="")
             print(f"   {share:7.2%}{verdict}")
+    missed |= _print_on_the_spot()
     return int(missed)
 
 
