@@ -19,7 +19,7 @@ FLOORS = [
     {"fastapi", "quart", "serving", "torch"},
     {"_opening"},
     {"_batcher", "asgi"},
-    {"_session"},
+    {"_bulk", "_session"},
     {"_engine", "_lifecycle"},
     {"_attendants", "_bursts"},
     {"_overlap"},

@@ -24,7 +24,7 @@ from ._attendants import Attendants
 from ._bursts import Bursts
 from ._errors import BatcherError, DeadlineUnreachable, DeviceLost
 from ._hosts import ki_protected
-from ._outcomes import Group, Outcomes, closing_error, is_awaited, overload_error
+from ._outcomes import Outcomes, closing_error, is_awaited, overload_error
 from ._policy import Dispatch, Idle, Limits, WaitUntil
 from ._scheduler import Scheduler
 
@@ -60,6 +60,7 @@ class Engine(Generic[T]):
         self._scheduler = Scheduler(devices, limits, host.now)
         self._max_batch_size = limits.max_batch_size
         self.max_queue_size = max_queue_size
+        self.most_at_once = limits.max_batch_size * len(devices)
         self._bursts = Bursts(
             host,
             self._scheduler,
@@ -110,10 +111,14 @@ class Engine(Generic[T]):
             self._ring()
         return None
 
-    def submit_group(self, group: Group[T]) -> BatcherError | None:
-        """Queue all of a group's requests, or none and return the reason."""
-        requests, scheduler = group.requests, self._scheduler
-        count, first = len(requests), requests[0]
+    @property
+    def room(self) -> float:
+        """How many more requests may wait. It becomes less in the event loop only."""
+        return self.max_queue_size - self._scheduler.queue.size
+
+    def submit_all(self, requests: Sequence[Request[T]]) -> BatcherError | None:
+        """Queue requests that come together, or none of them and return the reason."""
+        scheduler, count, first = self._scheduler, len(requests), requests[0]
         with scheduler.lock:
             refusal = self._refusal(count, first.deadline, first.arrived)
             if refusal is not None:

@@ -101,9 +101,11 @@ class AsyncioHost:
         self._loop = loop = asyncio.get_running_loop()
         self.now, self._grain = _clock(loop)
         self.post: Callable[..., Any] = loop.call_soon_threadsafe
-        # The same as anyio.current_effective_deadline, without finding out each time what runs.
-        self.effective_deadline: Callable[[], float] = (
-            anyio.lowlevel.current_token().backend_class.current_effective_deadline
+        # The same as anyio's functions, without finding out each time what runs.
+        backend = anyio.lowlevel.current_token().backend_class
+        self.effective_deadline: Callable[[], float] = backend.current_effective_deadline
+        self.checkpoint_if_cancelled: Callable[[], Awaitable[None]] = (
+            backend.checkpoint_if_cancelled
         )
         # Callable as `wake(caller, value)`.
         self.wake: Callable[[Any, Any], None] = asyncio.Future.set_result

@@ -69,6 +69,9 @@ class TrioHost:
         self.post: Callable[..., None] = trio.lowlevel.current_trio_token().run_sync_soon
         self.effective_deadline: Callable[[], float] = trio.current_effective_deadline
         self.checkpoint: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        self.checkpoint_if_cancelled: Callable[[], Awaitable[None]] = (
+            trio.lowlevel.checkpoint_if_cancelled
+        )
 
     def park(self, sleeper: S, abandon: Callable[[S], None]) -> Awaitable[Any]:
         def abort(_: object) -> trio.lowlevel.Abort:
