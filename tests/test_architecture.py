@@ -22,7 +22,7 @@ FLOORS = [
     {"_bulk", "_session"},
     {"_engine", "_lifecycle"},
     {"_attendants", "_bursts"},
-    {"_overlap"},
+    {"_job", "_overlap"},
     {"_gate", "_options", "_outcomes", "_scheduler"},
     {"_fleet"},
     {"_device", "_process"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from ._arguments import checked_weight
-from ._bulk import Job, checked_bound, checked_source, working
+from ._bulk import mapping
 from ._hosts import ki_protected
 from ._outcomes import Group, ShapedRequest, TimedRequest
 from ._queue import Request
@@ -269,21 +269,16 @@ class Batcher(Generic[T, R]):
             Exception: in the loop, what `infer` raises for an item, but for `Overloaded`; and,
                 after the results of all items before it, what the input raises, as it is.
         """
-        if order not in ("input", "completion"):
-            raise ValueError(f"order must be 'input' or 'completion', not {order!r}")
-        if errors not in ("raise", "return"):
-            raise ValueError(f"errors must be 'raise' or 'return', not {errors!r}")
-        job = Job(
+        return mapping(
             self._host,
             self._engine,
             self._shapes,
-            checked_source(items),
-            in_order=order == "input",
-            returns_errors=errors == "return",
-            bound=checked_bound(max_in_flight, self._engine.most_at_once),
-            weight=checked_weight(weight),
+            items,
+            order=order,
+            errors=errors,
+            max_in_flight=max_in_flight,
+            weight=weight,
         )
-        return working(self._host, job)
 
     def statistics(self) -> BatcherStatistics:
         """Return a frozen snapshot of what waits, runs and has been done so far."""

@@ -111,9 +111,8 @@ class Engine(Generic[T]):
             self._ring()
         return None
 
-    @property
     def room(self) -> float:
-        """How many more requests may wait. It becomes less in the event loop only."""
+        """Return how many more requests may wait. It becomes less in the event loop only."""
         return self.max_queue_size - self._scheduler.queue.size
 
     def submit_all(self, requests: Sequence[Request[T]]) -> BatcherError | None:
