@@ -746,7 +746,7 @@ async def test_an_async_generator_is_closed_in_the_task_that_ran_it(end, virtual
             nursery.start_soon(host.sleep, 0.001)
             for item in range(20):
                 await host.sleep(0.001)
-                yield item
+                yield item  # noqa: ASYNC119  that is what is tested
 
     async with open_batcher(poisoned(*([7] if end == "error" else [])), max_batch_size=2) as b:
         with host.CancelScope() as scope:

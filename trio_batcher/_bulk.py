@@ -41,7 +41,7 @@ def mapping(
     max_in_flight: int | None,
     weight: float,
 ) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
-    """Return the block of a `Batcher.map` with these arguments, or raise what is wrong with them."""
+    """Return the block of a `Batcher.map`, or raise what is wrong with its arguments."""
     if order not in ("input", "completion"):
         raise ValueError(f"order must be 'input' or 'completion', not {order!r}")
     if errors not in ("raise", "return"):
@@ -49,10 +49,10 @@ def mapping(
     job = Job(
         host,
         _source(items),
-        shapes,
-        engine.outcomes,
-        engine.submit_all,
-        engine.room,
+        shapes=shapes,
+        outcomes=engine.outcomes,
+        submit_all=engine.submit_all,
+        room=engine.room,
         in_order=order == "input",
         returns_errors=errors == "return",
         bound=_bound(max_in_flight, engine.most_at_once),

@@ -70,11 +70,11 @@ class Job(Generic[T]):
         self,
         host: Host,
         source: Source[T],
+        *,
         shapes: Shapes | None,
         outcomes: Outcomes[T],
         submit_all: Callable[[list[Member[T]]], BatcherError | None],
         room: Callable[[], float],
-        *,
         in_order: bool,
         returns_errors: bool,
         bound: int,
@@ -265,13 +265,15 @@ class Job(Generic[T]):
         )
         async with owned:
             async for item in source:
-                if self._stopped:
+                if self._stopped:  # while it was waited for
                     return
                 self._take_in(item)
                 # It may be long until the next one comes.
                 await self._submit()
                 if self._taken == self._most or self._host.now() >= self._pause_at:
                     await self._pause()
+                if self._stopped:
+                    return
 
     async def _pause(self) -> None:
         """Let others run, and wait until enough is given away that it is worth going on."""
