@@ -21,6 +21,14 @@ async def items_of_the_wrong_type(batcher: Batcher[str, int]) -> None:
     assert texts
 
 
+def bulk_work(batcher: Batcher[str, int]) -> None:
+    batcher.map([1, 2])  # type: ignore[list-item]
+    batcher.map(3)  # type: ignore[call-overload]
+    batcher.map(["text"], order="sorted")  # type: ignore[call-overload]
+    batcher.map(["text"], errors=True)  # type: ignore[call-overload]
+    batcher.map(["text"], max_in_flight=math.inf)  # type: ignore[call-overload]
+
+
 async def for_each_kind_of_model() -> None:
     async with open_batcher(lengths) as batcher:
         await batcher.infer(b"bytes")  # type: ignore[arg-type]
