@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import itertools
 import math
+import signal
 import weakref
-from contextlib import asynccontextmanager
 
 import pytest
 
@@ -727,26 +728,19 @@ async def test_after_the_block_there_are_no_results(virtual_time):
 # The input
 
 
-@asynccontextmanager
-async def noting(notes):
-    async with host.open_nursery() as nursery:
-        try:
-            yield nursery
-        finally:
-            notes.append("closed")
-
-
 @pytest.mark.parametrize("end", ["exhausted", "left", "failed", "cancelled", "error"])
 async def test_an_async_generator_is_closed_in_the_task_that_ran_it(end, virtual_time):
-    """It may have a nursery open across its yields; it is closed before the block is left."""
+    """It may have a cancel scope open across its yields; it is closed before the block is left."""
     notes = []
 
     async def source():
-        async with noting(notes) as nursery:
-            nursery.start_soon(host.sleep, 0.001)
-            for item in range(20):
-                await host.sleep(0.001)
-                yield item  # noqa: ASYNC119  that is what is tested
+        with host.CancelScope():
+            try:
+                for item in range(20):
+                    await host.sleep(0.001)
+                    yield item  # noqa: ASYNC119  that is what is tested
+            finally:
+                notes.append("closed")
 
     async with open_batcher(poisoned(*([7] if end == "error" else [])), max_batch_size=2) as b:
         with host.CancelScope() as scope:
@@ -836,6 +830,104 @@ async def test_what_may_not_be_held_back_is_not(virtual_time):
                     pass
         assert host.current_time() == start + 0.5
         assert batcher.statistics().running == 0
+
+
+@pytest.mark.only_on("trio")
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_ctrl_c_while_the_input_computes_ends_the_block(kind):
+    """However long the input's own code would have gone on, and as a plain KeyboardInterrupt."""
+
+    def computing():
+        yield 1
+        yield 2
+        signal.raise_signal(signal.SIGINT)
+        yield 3
+
+    async with open_batcher(double, max_batch_size=2) as batcher:
+        items = computing() if kind == "sync" else asynchronous(computing())
+        with pytest.raises(KeyboardInterrupt):
+            async with batcher.map(items):
+                await host.sleep_forever()
+        assert await batcher.infer(1) == 2
+
+
+async def test_an_item_that_raises_stop_async_iteration_does_not_end_the_loop(virtual_time):
+    """It is an error like others, and not taken for the end of the input."""
+
+    async def model(items):
+        await host.sleep(0.01)
+        return [StopAsyncIteration() if item == 3 else item for item in items]
+
+    async with open_batcher(model, max_batch_size=2) as batcher:
+        with pytest.raises(RuntimeError, match="StopAsyncIteration"):
+            await everything(batcher.map(range(9)))
+        got = await everything(batcher.map(range(9), errors="return"))
+    assert isinstance(got[3], StopAsyncIteration)
+    assert len(got) == 9
+
+
+@pytest.mark.only_on("asyncio", "uvloop")
+@ORDERS
+async def test_a_native_cancellation_is_as_exact(order):
+    """`asyncio.Task.cancel` of whoever is in the block: once, and nothing is left behind."""
+    started = host.Event()
+
+    async def model(items):
+        started.set()
+        await host.sleep_forever()
+
+    async def work(batcher):
+        async with batcher.map(itertools.count(), order=order) as results:
+            async for _ in results:
+                pass
+
+    async with open_batcher(model, max_batch_size=2) as batcher:
+        tasks = host.tasks_living()
+        task = asyncio.create_task(work(batcher))
+        await started.wait()
+        await wait_all_tasks_blocked()
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+        assert task.cancelling() == 1
+        assert host.tasks_living() == tasks
+        assert batcher.statistics().waiting == batcher.statistics().running == 0
+        with pytest.raises(BatcherClosed):
+            async with batcher.map([1]) as results:
+                batcher._engine.abort()
+                await anext(results)
+
+
+@pytest.mark.only_on("asyncio", "uvloop")
+async def test_a_job_whose_own_task_is_cancelled_says_so():
+    """Nobody waits for ever: what was taken in is answered, and then comes a `RuntimeError`."""
+    async with open_batcher(double, max_batch_size=2) as batcher:
+        before = asyncio.all_tasks()
+        async with batcher.map(asynchronous([1, 2, 3], between=0.001)) as results:
+            assert await anext(results) == 2
+            (task,) = asyncio.all_tasks() - before
+            task.cancel()
+            with pytest.raises(RuntimeError, match="was cancelled"):
+                while True:
+                    await anext(results)
+
+
+async def test_jobs_share_a_batcher(virtual_time):
+    """Each has all of its results, in its order, whatever the others do."""
+    jobs = {}
+    async with (
+        open_batcher(TimedModel(), max_batch_size=4, max_queue_size=8) as batcher,
+        host.open_nursery() as nursery,
+    ):
+
+        async def work(number):
+            items = range(1000 * number, 1000 * number + 100)
+            jobs[number] = await everything(batcher.map(items, max_in_flight=7))
+
+        for number in range(5):
+            nursery.start_soon(work, number)
+    for number in range(5):
+        assert jobs[number] == [2 * item for item in range(1000 * number, 1000 * number + 100)]
 
 
 async def test_nothing_of_a_job_is_kept(virtual_time):

@@ -103,9 +103,11 @@ async def _working(host: Host, job: Job[T]) -> AsyncGenerator[AsyncIterator[Any]
                 failure = exc
             job.leave()
             nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
+    except BaseException as exc:  # noqa: BLE001, ASYNC103  raised again below
         # The feeder's: of an input that fails on being closed, or what nobody may hold back.
-        fault = group.exceptions[0] if len(group.exceptions) == 1 else group
+        fault = exc
+        if isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
+            fault = exc.exceptions[0]
     try:
         if fault is not None and not (
             isinstance(failure, Exception) and isinstance(fault, Exception)

@@ -188,6 +188,10 @@ class Job(Generic[T]):
     def _end(self) -> NoReturn:
         ending, self._ending = self._ending, None
         try:
+            if isinstance(ending, StopAsyncIteration):
+                # It would end the loop as if there were no more items.
+                msg = "an item of Batcher.map raised StopAsyncIteration"
+                raise RuntimeError(msg) from ending  # noqa: TRY004
             raise ending or StopAsyncIteration
         finally:
             del ending  # an exception whose frame keeps it is kept for long
