@@ -456,6 +456,20 @@ async def test_a_batcher_that_closes_answers_what_it_has_accepted(order, errors,
     assert sorted(model.executed) == list(range(len(got)))
 
 
+async def test_a_batcher_that_has_closed_refuses_what_stands_before_a_failed_item(virtual_time):
+    """The job ends with what comes first in the items' order, and does not wait for it."""
+    async with open_batcher(
+        TimedModel(), cost=lambda item: 99 if item == 2 else 1, max_batch_cost=8
+    ) as batcher:
+        pass
+    got = []
+    with pytest.raises(BatcherClosed):
+        async with batcher.map(range(4)) as results:
+            async for result in results:
+                got.append(result)
+    assert got == []
+
+
 @ORDERS
 @ERRORS
 async def test_a_batcher_that_is_aborted_ends_the_job(order, errors, virtual_time):

@@ -171,8 +171,6 @@ class Job(Generic[T]):
             await host.checkpoint_if_cancelled()
         else:
             await self._wait_for_outcome()
-        if self._given not in self._done:
-            self._end()
         index, outcome = self._done.pop(self._given)
         self._given += 1
         if self._taken - self._given == self._low:
@@ -197,6 +195,7 @@ class Job(Generic[T]):
             del ending  # an exception whose frame keeps it is kept for long
 
     async def _wait_for_outcome(self) -> None:
+        """Wait until the next outcome is there; a checkpoint also if it is. Raise at the end."""
         waited = False
         self._has_consumer = True
         try:
@@ -207,10 +206,14 @@ class Job(Generic[T]):
                 await self._host.checkpoint()
         finally:
             self._has_consumer = self._listening = False
+        if self._given not in self._done:
+            self._end()
         self._yield_at = self._host.now() + _TURN
 
     def _is_over(self) -> bool:
-        return self._given > self._ends_at or (self._fed and not self._flying and not self._done)
+        if self._given > self._ends_at:
+            return True
+        return self._fed and not self._flying and self._given not in self._done
 
     def _wake_consumer(self) -> None:
         self._listening = False
@@ -245,8 +248,10 @@ class Job(Generic[T]):
             # Also what was taken in before the input failed.
             await self._submit()
             if self._refusal is not None:
-                ending = self._refusal
-            if self._ends_at == math.inf:
+                # It has struck items before the one whose error ends the job, if there is one.
+                if self._given <= self._ends_at:
+                    self._ending = self._refusal
+            elif self._ends_at == math.inf:
                 self._ending = ending
         finally:
             ending = None

@@ -3,9 +3,11 @@
 Busy is the devices' time at their batches, as a share of the time from the start of the job to
 its end. On virtual time, where Python takes none, that is with an async model; on the real
 clock with a model that sleeps 5 ms a batch in a thread, and there a batch counts as long as it
-takes with nobody else about: what a thread loses while it waits for the interpreter lock is
-idle time. CPU time for each row, with a model that does nothing, is that of the whole process,
-beside `infer_many` with 1,000 rows at a time; each is given the best of its rounds.
+takes on average in a loop of its own, just before the job and just after: what a thread loses
+while it waits for a batch or the interpreter lock is idle time.
+
+CPU time for each row, with a model that does nothing, is that of the whole process, beside
+`infer_many` with 1,000 rows at a time; each is given the best of its rounds.
 
     python -m tests.bench.bulk [--rows 20000] [--rounds 5]
 """
@@ -25,9 +27,10 @@ import trio
 from trio.testing import MockClock
 
 from trio_batcher import open_batcher
+from trio_batcher._interpreter import prompt_waking
 
 from .disturbance import undisturbed
-from .duty import BATCH_SECONDS, batch_seconds, burn, turns_for
+from .duty import BATCH_SECONDS, burn, turns_for
 from .overhead import asynchronous, blocking
 
 if TYPE_CHECKING:
@@ -73,22 +76,32 @@ async def virtual(rows: int, replicas: int) -> float:
         return sum(batcher.statistics().busy) / replicas / elapsed
 
 
+def sleeping(items: list[int]) -> list[int]:
+    """Take as long as a small model."""
+    time.sleep(BATCH_SECONDS)
+    return items
+
+
+def alone(batches: int = 100) -> float:
+    """Return how long such a batch takes on average, one after the other and nothing else."""
+    with prompt_waking():
+        started = time.perf_counter()
+        for _ in range(batches):
+            sleeping([])
+        return (time.perf_counter() - started) / batches
+
+
 async def real(rows: int, replicas: int, work: int, order: Any) -> float:
-    """Return how busy devices are that sleep 5 ms a batch, alone time; the loop works besides."""
-    alone = batch_seconds()
-
-    def model(items: list[int]) -> list[int]:
-        time.sleep(BATCH_SECONDS)
-        return items
-
-    async with open_batcher([model] * replicas, max_batch_size=BATCH) as batcher:
+    """Return how busy devices are that sleep 5 ms a batch; the loop over results works besides."""
+    before = alone()
+    async with open_batcher([sleeping] * replicas, max_batch_size=BATCH) as batcher:
         started = time.perf_counter()
         async with batcher.map(range(rows), order=order) as results:
             async for _ in results:
                 burn(work)
         elapsed = time.perf_counter() - started
-        # As many batches as it would have been at best.
-        return math.ceil(rows / BATCH) * alone / replicas / elapsed
+    # As many batches as it would have been at best.
+    return math.ceil(rows / BATCH) * (before + alone()) / 2 / replicas / elapsed
 
 
 async def by_infer_many(batcher: Batcher[int, int], rows: int) -> None:
