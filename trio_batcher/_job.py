@@ -202,7 +202,8 @@ class Job(Generic[T]):
             while self._given not in self._done and not self._is_over():
                 waited = self._listening = True
                 await self._consumer.listen()
-            if not waited:
+            # Where there is none, as the feeder has been cancelled, so may this task be.
+            if not waited or self._given not in self._done:
                 await self._host.checkpoint()
         finally:
             self._has_consumer = self._listening = False
