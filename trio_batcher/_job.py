@@ -103,7 +103,7 @@ class Job(Generic[T]):
         self._ending: BaseException | None = None
         # What all that follow would get.
         self._refusal: BatcherError | None = None
-        self._begun = self._fed = False
+        self._fed = False
         self._feeder, self._consumer = host.doorbell(), host.doorbell()
         self._has_consumer = self._listening = False
         # When the feeder, and the consumer, let others run next.
@@ -186,8 +186,7 @@ class Job(Generic[T]):
     def _end(self) -> NoReturn:
         ending, self._ending = self._ending, None
         try:
-            if isinstance(ending, StopAsyncIteration):
-                # It would end the loop as if there were no more items.
+            if isinstance(ending, StopAsyncIteration):  # it would look like the end of the input
                 msg = "an item of Batcher.map raised StopAsyncIteration"
                 raise RuntimeError(msg) from ending  # noqa: TRY004
             raise ending or StopAsyncIteration
@@ -224,17 +223,14 @@ class Job(Generic[T]):
 
     def check_begun(self) -> None:
         """Raise if the feeder never began: asyncio can cancel a task before its first step."""
-        if not self._begun:
+        if self._source is not None:
             raise RuntimeError("a task of Batcher.map's was cancelled before it began")
 
     async def feed(self) -> None:
         """Queue a request for each item, as long as there are items and places."""
         source, self._source = self._source, None
-        self._begun = True
         self._pause_at = self._host.now() + _TURN
-        self._ending = RuntimeError(
-            "what takes items in for Batcher.map was cancelled, by a scope around its block"
-        )
+        self._ending = RuntimeError("what takes items in for Batcher.map was cancelled")
         try:
             ending = None
             try:
@@ -254,6 +250,10 @@ class Job(Generic[T]):
                     self._ending = self._refusal
             elif self._ends_at == math.inf:
                 self._ending = ending
+        except self._host.cancelled:
+            # By no scope, but by itself, as asyncio can: the consumer hears of it, nobody else.
+            if self._host.effective_deadline() == -math.inf:
+                raise
         finally:
             ending = None
             self._fed = True

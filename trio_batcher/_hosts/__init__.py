@@ -124,7 +124,13 @@ class Doorbell(Protocol):
 
 
 class Host(Protocol):
-    """One event loop, while a batcher is open in it."""
+    """One event loop, while a batcher is open in it.
+
+    Attributes:
+        cancelled: what a task that is cancelled raises.
+    """
+
+    cancelled: type[BaseException]
 
     def now(self) -> float:
         """Return the loop's time in seconds. Callable from any thread."""

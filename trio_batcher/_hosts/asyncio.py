@@ -97,6 +97,8 @@ class _Doorbell:
 class AsyncioHost:
     """The `Host` of the asyncio event loop that is running when it is made."""
 
+    cancelled: type[BaseException] = asyncio.CancelledError
+
     def __init__(self) -> None:
         self._loop = loop = asyncio.get_running_loop()
         self.now, self._grain = _clock(loop)

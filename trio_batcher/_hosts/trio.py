@@ -63,6 +63,8 @@ class _Doorbell:
 class TrioHost:
     """The `Host` of the trio run that is current when it is made."""
 
+    cancelled: type[BaseException] = trio.Cancelled
+
     def __init__(self) -> None:
         # Both are documented as callable from any thread; `trio.current_time` is not.
         self.now: Callable[[], float] = trio.lowlevel.current_clock().current_time
