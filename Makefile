@@ -12,7 +12,7 @@ export HF_HUB_OFFLINE = 1
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-demo demo test test-all lint docs bench bench-overhead bench-duty bench-latency bench-queue \
 	bench-replicas bench-decision bench-encoder bench-goodput bench-promises bench-chaos bench-crossing \
-	bench-saturated bench-gpu bench-poison clean
+	bench-saturated bench-gpu bench-poison bench-bulk clean
 
 help:
 	@echo "make demo         set up, measure the search app one at a time and batched, then serve it"
@@ -22,7 +22,7 @@ help:
 	@echo "make lint         ruff, flake8-async, mypy and pyright"
 	@echo "make docs         build the documentation into docs/_build/html"
 	@echo "make bench        all benchmarks: bench-overhead, -duty, -replicas, -latency, -queue, -decision, -encoder,"
-	@echo "                  -goodput, -promises, -chaos, -crossing, -saturated, -gpu"
+	@echo "                  -goodput, -promises, -chaos, -crossing, -saturated, -gpu, -bulk"
 
 # pip is upgraded first: --group needs 25.1.
 $(VENV)/.pip:
@@ -74,7 +74,7 @@ docs: setup
 	@echo "docs/_build/html/index.html"
 
 bench: bench-overhead bench-duty bench-replicas bench-latency bench-queue bench-decision bench-encoder bench-goodput \
-	bench-promises bench-chaos bench-crossing bench-saturated bench-gpu bench-poison
+	bench-promises bench-chaos bench-crossing bench-saturated bench-gpu bench-poison bench-bulk
 
 bench-overhead: setup
 	$(BIN)/python -m tests.bench.overhead $(ARGS)
@@ -117,6 +117,9 @@ bench-chaos: setup
 
 bench-crossing: setup
 	$(BIN)/python -m tests.bench.crossing $(ARGS)
+
+bench-bulk: setup
+	$(BIN)/python -m tests.bench.bulk $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(VENV)-31? .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache docs/_build

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, Never, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Never, TypeVar, overload
 
 from ._arguments import checked_items, checked_weight, refuse_unknown
+from ._bulk import mapping
 from ._errors import ItemError
 from ._hosts import LocalEvent, ki_protected
 from ._nesting import model_at_work
@@ -13,7 +14,15 @@ from ._queue import Request
 from ._timings import current_timings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import (
+        AsyncIterable,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Coroutine,
+        Iterable,
+    )
+    from contextlib import AbstractAsyncContextManager
 
     from ._engine import Engine
     from ._errors import BatcherError
@@ -202,7 +211,7 @@ class Batcher(Generic[T, R]):
         group, timings = Group(listed, deadline, now, weight, shapes), current_timings.get()
         if timings is not None:
             engine.outcomes.timed = True
-        refusal = engine.submit_group(group)
+        refusal = engine.submit_all(group.requests)
         if refusal is not None:
             try:
                 await host.checkpoint()
@@ -214,6 +223,114 @@ class Batcher(Generic[T, R]):
         if timings is not None:
             timings.add(group.started - now, host.now() - group.started)
         return results
+
+    @overload
+    def map(
+        self,
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        order: Literal["input"] = ...,
+        errors: Literal["raise"] = ...,
+        max_in_flight: int | None = ...,
+        weight: float = ...,
+    ) -> AbstractAsyncContextManager[AsyncIterator[R]]: ...
+    @overload
+    def map(
+        self,
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        order: Literal["input"] = ...,
+        errors: Literal["return"],
+        max_in_flight: int | None = ...,
+        weight: float = ...,
+    ) -> AbstractAsyncContextManager[AsyncIterator[R | Exception]]: ...
+    @overload
+    def map(
+        self,
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        order: Literal["completion"],
+        errors: Literal["raise"] = ...,
+        max_in_flight: int | None = ...,
+        weight: float = ...,
+    ) -> AbstractAsyncContextManager[AsyncIterator[tuple[int, R]]]: ...
+    @overload
+    def map(
+        self,
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        order: Literal["completion"],
+        errors: Literal["return"],
+        max_in_flight: int | None = ...,
+        weight: float = ...,
+    ) -> AbstractAsyncContextManager[AsyncIterator[tuple[int, R | Exception]]]: ...
+    def map(
+        self,
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        order: Literal["input", "completion"] = "input",
+        errors: Literal["raise", "return"] = "raise",
+        max_in_flight: int | None = None,
+        weight: float = 1.0,
+    ) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
+        """Give any number of items to the model, and iterate over the results as they come in.
+
+        ``async with batcher.map(items) as results: async for result in results: ...``. Each
+        item is a request of its own, which shares batches with the others and with other
+        callers'. Enough of them are under way to keep every device full, and never more than
+        ``max_in_flight``: when the consumer is slow the input waits. So memory does not depend
+        on how many items there are. When the queue is full the items wait for room,
+        nothing is `Overloaded`.
+
+        A sync iterable is advanced in the event loop: one that reads slowly holds everybody up.
+        An async one is advanced by one task; an async generator is closed with the block.
+        Results are iterated over by one task at a time.
+
+        The deadline of each item is that of the scopes around the block, as of the moment at
+        which it is queued. A scope around the loop inside the block only ends the loop.
+
+        Cancellation: leaving the block gives up whatever has no result yet, as a cancellation
+        of `infer` does: the model never sees what waits, and nothing is left behind. What the
+        body raises leaves the block unwrapped. Entering and leaving are checkpoints. So is
+        each step of the loop, but for one thing: while results are there and nobody is
+        cancelled, others get to run every millisecond only. A step that is cancelled loses nothing.
+
+        Args:
+            items: any number of inputs. Those that are not queued yet are not looked at.
+            order: ``"input"`` gives each result in its item's place. ``"completion"`` gives
+                ``(index, result)`` as soon as it is there, with the item's place in the input,
+                from 0: nothing else would tell which item it belongs to.
+            errors: ``"raise"``: the first item that fails ends the loop with its error, after
+                the results whose turn comes before it; a note has its index. The others are
+                given up. ``"return"``: errors are given like results, each in its place: what
+                `infer` would raise for that item. No result is ever an exception, so that
+                ``isinstance(result, Exception)`` tells. `BatcherClosed` and `BatcherCrashed`
+                are raised even so, as they would be the outcome of all that follow.
+            max_in_flight: most items under way: taken from the input, and the result not yet
+                given to the loop. By default four times as many as all devices run at a time.
+                Half of that keeps them full if the loop never waits.
+            weight: of each item, as for `infer`.
+
+        Returns:
+            An async context manager; entering it gives an async iterator of the results.
+
+        Raises:
+            TypeError, ValueError: an argument is wrong; the message names it.
+            RuntimeError: in the loop, if another task waits for the next result, or the block
+                has been left.
+            Exception: in the loop, what `infer` raises for an item, but for `Overloaded`; and,
+                after the results of all items before it, what the input raises, as it is.
+        """
+        return mapping(
+            self._host,
+            self._engine,
+            self._shapes,
+            items,
+            order=order,
+            errors=errors,
+            max_in_flight=max_in_flight,
+            weight=weight,
+        )
 
     async def _nested(self, work: Work, call: Coroutine[Any, Any, V]) -> V:
         refusal = work.call(self._place)

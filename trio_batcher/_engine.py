@@ -25,7 +25,7 @@ from ._attendants import Attendants
 from ._bursts import Bursts
 from ._errors import BatcherError, DeadlineUnreachable, DeviceLost
 from ._hosts import ki_protected
-from ._outcomes import Group, Outcomes, closing_error, is_awaited, overload_error
+from ._outcomes import Outcomes, closing_error, is_awaited, overload_error
 from ._policy import Dispatch, Idle, Limits, WaitUntil
 from ._scheduler import Scheduler
 from ._watch import Watch
@@ -65,6 +65,7 @@ class Engine(Generic[T]):
         self.outcomes: Outcomes[T] = Outcomes(host, self._discard)
         watch = Watch(host, self._scheduler, self.outcomes.deliver)
         self.max_queue_size = max_queue_size
+        self.most_at_once = limits.max_batch_size * len(devices)
         self._bursts = Bursts(
             host,
             self._scheduler,
@@ -111,10 +112,13 @@ class Engine(Generic[T]):
             self._notify(due=due, enough=enough)
         return None
 
-    def submit_group(self, group: Group[T]) -> BatcherError | None:
-        """Queue all of a group's requests, or none and return the reason."""
-        requests, scheduler = group.requests, self._scheduler
-        count, first = len(requests), requests[0]
+    def room(self) -> float:
+        """Return how many more requests may wait. It becomes less in the event loop only."""
+        return self.max_queue_size - self._scheduler.queue.size
+
+    def submit_all(self, requests: Sequence[Request[T]]) -> BatcherError | None:
+        """Queue requests that come together, or none of them and return the reason."""
+        scheduler, count, first = self._scheduler, len(requests), requests[0]
         with scheduler.lock:
             refusal = self._refusal(count, first.deadline, first.arrived)
             if refusal is not None:

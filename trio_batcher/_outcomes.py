@@ -23,14 +23,15 @@ from ._queue import Request
 from ._statistics import BatcherStatistics, RejectionReason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from ._hosts import Host
+    from ._hosts import Doorbell, Host
     from ._latency import LatencyFit
     from ._shapes import Shape
 
 __all__ = [
     "Group",
+    "Member",
     "Outcomes",
     "ShapedRequest",
     "TimedRequest",
@@ -104,7 +105,7 @@ class ShapedRequest(TimedRequest[T]):
         self.shape = shape
 
 
-class _Member(Request[T]):
+class Member(Request[T]):
     """A request of a group's."""
 
     __slots__ = ("group", "index", "shape")
@@ -116,7 +117,7 @@ class _Member(Request[T]):
         arrived: float,
         weight: float,
         *,
-        group: Group[T],
+        group: Any,
         index: int,
         shape: Shape | None,
     ) -> None:
@@ -127,9 +128,15 @@ class _Member(Request[T]):
 
 
 class Group(Generic[T]):
-    """The requests of one `infer_many`: one caller, woken when all are done or one fails."""
+    """The requests of one `infer_many`: one caller, woken when all are done or one fails.
+
+    Those of a `map` have another group, which `goes_on` when one of them fails: it takes a
+    `Failure` as it takes a result, and for its caller it has whoever is inside the block.
+    """
 
     __slots__ = ("caller", "missing", "requests", "results", "started")
+
+    goes_on = False
 
     # When the batch of the last one that was answered was started; only if anybody is timed.
     started: float
@@ -144,11 +151,17 @@ class Group(Generic[T]):
     ) -> None:
         self.caller: Any = None
         self.requests: list[Request[T]] = [
-            _Member(item, deadline, now, weight, group=self, index=index, shape=shape)
+            Member(item, deadline, now, weight, group=self, index=index, shape=shape)
             for index, (item, shape) in enumerate(zip(items, shapes, strict=True))
         ]
         self.results: list[Any] = [None] * len(items)
         self.missing = len(items)
+
+    def take(self, request: Request[T], result: Any) -> bool:
+        """Take one's result, and return whether the caller has been waiting for just that."""
+        self.results[request.index] = result
+        self.missing -= 1
+        return not self.missing
 
     def dissolved(self) -> list[Request[T]]:
         """Return its requests, when there is nothing more to come: they and it are a cycle."""
@@ -163,6 +176,7 @@ class Outcomes(Generic[T]):
         completed, failed, cancelled, rejected: as in `BatcherStatistics`.
         timed: whether callers are told when their batches were started.
         refused_at_once: how many of the rejected ones never were in the queue.
+        short_of_room: is rung whenever a full queue may have room again.
     """
 
     def __init__(self, host: Host, discard: Callable[[Iterable[Request[T]]], None]) -> None:
@@ -170,6 +184,7 @@ class Outcomes(Generic[T]):
         self._discard = discard
         self.timed = False
         self.refused_at_once = 0
+        self.short_of_room: set[Doorbell] = set()
         self.completed = 0
         self.failed = 0
         self.cancelled = 0
@@ -204,12 +219,13 @@ class Outcomes(Generic[T]):
             if type(outcome) is Failure:
                 self.failed += self._wake_with_error(request, outcome.error)
             elif request.group is not None:
-                completed += self._wake_group(request.group, request.index, outcome)
+                completed += self._wake_group(request, outcome)
             elif (caller := request.caller) is not None:
                 request.caller = None
                 wake(caller, outcome)
                 completed += 1
         self.completed += completed
+        self._announce_room()
 
     def reject(
         self, requests: Iterable[Request[T]], error: Callable[[Request[T]], BatcherError]
@@ -223,6 +239,7 @@ class Outcomes(Generic[T]):
             settled += count
         if settled:
             self._log_some()
+        self._announce_room()
 
     def _log_some(self) -> None:
         if self._host.now() >= self._log_at:
@@ -249,21 +266,34 @@ class Outcomes(Generic[T]):
         request.caller = None
         self.cancelled += 1
         self._discard((request,))
+        self._announce_room()
 
     def abandon_group(self, group: Group[T]) -> None:
         """Forget all of a group's requests that have no outcome yet."""
         group.caller = None
         self.cancelled += group.missing
         self._discard(group.dissolved())
+        self._announce_room()
+
+    def abandon_members(self, members: Collection[Member[T]]) -> None:
+        """Forget some of a group's requests; the group hears of them no more."""
+        for member in members:
+            member.group = None
+        self.cancelled += len(members)
+        self._discard(members)
+        self._announce_room()
+
+    def _announce_room(self) -> None:
+        for bell in self.short_of_room:
+            bell.ring()
 
     # Both return how many requests they settled: none, if the caller has gone.
 
-    def _wake_group(self, group: Group[T], index: int, result: Any) -> int:
+    def _wake_group(self, request: Request[T], result: Any) -> int:
+        group = request.group
         if group.caller is None:
             return 0
-        group.results[index] = result
-        group.missing -= 1
-        if not group.missing:
+        if group.take(request, result):
             caller, group.caller = group.caller, None
             group.dissolved()
             self._host.wake(caller, group.results)
@@ -275,6 +305,9 @@ class Outcomes(Generic[T]):
         caller = sleeper.caller
         if caller is None:
             return 0
+        if group is not None and group.goes_on:
+            group.take(request, Failure(error))
+            return 1
         sleeper.caller = None
         if group is not None:
             group.missing -= 1

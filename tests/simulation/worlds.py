@@ -1,4 +1,4 @@
-"""Worlds that people have: durations that nobody can foresee, slow spells, bulk work beside callers.
+"""Worlds that people have: durations that cannot be foreseen, slow spells, bulk beside callers.
 
 Each is played three ways through the same device: through the library, with the deadlines shown
 to it and hidden from it (by a shielded scope), and by first come, first served. To show a deadline

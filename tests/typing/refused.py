@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 from trio_batcher import Batcher, InferenceModel, open_batcher
 
 
@@ -13,6 +15,14 @@ def lengths(texts: list[str]) -> list[int]:
 class Lengths(InferenceModel[str, int]):
     def infer(self, inputs: list[str]) -> list[int]:
         return lengths(inputs)
+
+
+def bulk_work(batcher: Batcher[str, int]) -> None:
+    batcher.map([1, 2])  # type: ignore[list-item]
+    batcher.map(3)  # type: ignore[call-overload]
+    batcher.map(["text"], order="sorted")  # type: ignore[call-overload]
+    batcher.map(["text"], errors=True)  # type: ignore[call-overload]
+    batcher.map(["text"], max_in_flight=math.inf)  # type: ignore[call-overload]
 
 
 def one_by_one(text: str) -> int:

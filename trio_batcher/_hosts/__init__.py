@@ -131,6 +131,11 @@ class CancelScope(Protocol):
 class Nursery(Protocol):
     """Where tasks are started."""
 
+    @property
+    def cancel_scope(self) -> CancelScope:
+        """The scope around its tasks and its block."""
+        ...
+
     def start_soon(self, function: Callable[..., Awaitable[object]], /, *args: Any) -> None:
         """Start a task."""
         ...
@@ -149,7 +154,13 @@ class Doorbell(Protocol):
 
 
 class Host(Protocol):
-    """One event loop, while a batcher is open in it."""
+    """One event loop, while a batcher is open in it.
+
+    Attributes:
+        cancelled: what a task that is cancelled raises.
+    """
+
+    cancelled: type[BaseException]
 
     def now(self) -> float:
         """Return the loop's time in seconds. Callable from any thread."""
@@ -167,6 +178,10 @@ class Host(Protocol):
 
     def checkpoint(self) -> Awaitable[None]:
         """Let others run and raise a pending cancellation."""
+        ...
+
+    def checkpoint_if_cancelled(self) -> Awaitable[None]:
+        """Raise a pending cancellation, of a cancel scope; nobody else runs if there is none."""
         ...
 
     def park(self, sleeper: S, abandon: Callable[[S], None]) -> Awaitable[Any]:

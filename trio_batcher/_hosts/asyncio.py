@@ -101,11 +101,17 @@ class _Doorbell:
 class AsyncioHost:
     """The `Host` of the asyncio event loop that is running when it is made."""
 
+    cancelled: type[BaseException] = asyncio.CancelledError
+
     def __init__(self) -> None:
         self._loop = loop = asyncio.get_running_loop()
         self.now, self._grain = _clock(loop)
         self.post: Callable[..., Any] = loop.call_soon_threadsafe
         self.effective_deadline = _deadline_in(loop)
+        # The same as anyio's, without finding out each time what runs.
+        self.checkpoint_if_cancelled: Callable[[], Awaitable[None]] = (
+            anyio.lowlevel.current_token().backend_class.checkpoint_if_cancelled
+        )
         # Callable as `wake(caller, value)`.
         self.wake: Callable[[Any, Any], None] = asyncio.Future.set_result
         # Those that called last come first.

@@ -120,12 +120,17 @@ class _Turn:
 class TrioHost:
     """The `Host` of the trio run that is current when it is made."""
 
+    cancelled: type[BaseException] = trio.Cancelled
+
     def __init__(self) -> None:
         # Both are documented as callable from any thread; `trio.current_time` is not.
         self.now: Callable[[], float] = trio.lowlevel.current_clock().current_time
         self.post: Callable[..., None] = trio.lowlevel.current_trio_token().run_sync_soon
         self.effective_deadline = _deadline_here()
         self.checkpoint: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        self.checkpoint_if_cancelled: Callable[[], Awaitable[None]] = (
+            trio.lowlevel.checkpoint_if_cancelled
+        )
 
     def park(self, sleeper: S, abandon: Callable[[S], None]) -> Awaitable[Any]:
         def abort(_: object) -> trio.lowlevel.Abort:
