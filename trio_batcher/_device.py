@@ -155,7 +155,7 @@ class Device(Runner[T]):
         """
         if not self.latency.trusted(now):
             return 0.0
-        return self.latency.least + self.delivery.seconds
+        return self.latency.floors[1] + self.delivery.seconds
 
     def free_at(self) -> float:
         """Return when what it has in hand should end; -inf if nobody knows. Lock held."""

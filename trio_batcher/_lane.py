@@ -53,7 +53,7 @@ class Request(Generic[T]):
     index: int = 0
     shape: Shape | None = None
 
-    __slots__ = ("arrived", "caller", "deadline", "item", "lane", "weight")
+    __slots__ = ("__weakref__", "arrived", "caller", "deadline", "item", "lane", "weight")
 
     def __init__(self, item: T, deadline: float, arrived: float, weight: float = 1.0) -> None:
         self.item = item
@@ -108,8 +108,8 @@ class Lane(Generic[T]):
     # - The chunks, one after another, are sorted; none is empty, unless it is the only
     #   one. Entries are tuples because those are compared in C; the number decides
     #   between equal deadlines, so that requests themselves never are.
-    # - A request that was removed stays as litter, told by its `lane`, until it comes to
-    #   the front or the lane is swept. The front entry is never litter.
+    # - A request that was removed, or waits in another lane now, stays as litter, told by its
+    #   `lane`, until it comes to the front or the lane is swept. The front entry is never litter.
 
     __slots__ = (
         "_chunks",
@@ -139,7 +139,7 @@ class Lane(Generic[T]):
         """Iterate in deadline order."""
         for chunk in self._chunks:
             for entry in chunk:
-                if entry[2].lane:
+                if entry[2].lane is self:
                     yield entry
 
     @property
@@ -164,6 +164,16 @@ class Lane(Generic[T]):
             last.append(entry)
             if len(last) > _CHUNK:
                 self._chunks.append([last.pop()])
+        else:
+            self._insert(entry)
+        entry[2].lane = self
+        self.size += 1
+
+    def move_in(self, entry: Entry[T]) -> None:
+        """Take in a request that has waited in another lane."""
+        last = self._chunks[-1]
+        if not last or last[-1] < entry:
+            last.append(entry)
         else:
             self._insert(entry)
         entry[2].lane = self
@@ -205,7 +215,7 @@ class Lane(Generic[T]):
             front = chunks[0]
             count = 0
             for _, _, request in front:
-                if request.lane:
+                if request.lane is self:
                     break
                 count += 1
             self._litter -= count
@@ -216,7 +226,7 @@ class Lane(Generic[T]):
 
     def first(self, count: int) -> list[Entry[T]]:
         """Return up to ``count`` of them, those that are due first."""
-        first = [entry for entry in self._chunks[0][:count] if entry[2].lane]
+        first = [entry for entry in self._chunks[0][:count] if entry[2].lane is self]
         if len(first) == min(count, self.size):
             return first
         return self.due_from(-inf, -inf, count)
@@ -228,7 +238,7 @@ class Lane(Generic[T]):
             if not chunk or chunk[0][0] >= time or len(due) > most:
                 break
             end = bisect_left(chunk, (time,))
-            due += [entry for entry in chunk[:end] if entry[2].lane]
+            due += [entry for entry in chunk[:end] if entry[2].lane is self]
         return due
 
     def due_from(
@@ -249,7 +259,7 @@ class Lane(Generic[T]):
             total += end - first
             while more and end < len(chunk):
                 # As many again until there are enough: litter may lie between them.
-                found = [entry for entry in chunk[end : end + more] if entry[2].lane]
+                found = [entry for entry in chunk[end : end + more] if entry[2].lane is self]
                 end += more
                 more -= len(found)
                 beyond += found
@@ -258,7 +268,7 @@ class Lane(Generic[T]):
         if dense is not None and total > 2 * _PLACES * dense:
             spans = _thinned(spans, total // _PLACES, dense)
         between = [chunk[first:end] for chunk, first, end in spans]
-        return [entry for part in between for entry in part if entry[2].lane] + beyond
+        return [entry for part in between for entry in part if entry[2].lane is self] + beyond
 
 
 _Span: TypeAlias = "tuple[list[Entry[T]], int, int]"

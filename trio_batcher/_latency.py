@@ -122,11 +122,26 @@ class LatencyModel:
         return age < _TRUSTED_FOR or age < _TRUSTED_BATCHES * self._expected[-1]
 
     @property
-    def least(self) -> float:
-        """Seconds below which a batch of one is not counted on; 0 if nothing can be ruled out."""
-        if self.residuals.steady:
-            return self.bounds[1]
-        return self.residuals.least * self.expected[1]
+    def floors(self) -> Curve[float]:
+        """Seconds below which a batch is not counted on, by size; 0 if nothing is ruled out.
+
+        The same as `bounds` where what a batch takes can be foreseen.
+        """
+        residuals, expected = self.residuals, self.expected
+        if residuals.steady:
+            return self._bounds
+        return Curve(self._max, lambda size: residuals.least * expected[size])
+
+    @property
+    def hopes(self) -> Curve[float]:
+        """Seconds that a batch may well take no longer than, by size: chance has it.
+
+        The same as `bounds` unless what a batch takes is mere chance.
+        """
+        chances, expected = self.residuals.chances, self.expected
+        if not chances:
+            return self._bounds
+        return Curve(self._max, lambda size: chances[1] * expected[size])
 
     def floor(self, seconds: float) -> float:
         """Return what batches that are expected to take so long are likely to take at least."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from heapq import nsmallest
-from itertools import accumulate, chain, groupby
+from itertools import accumulate, chain, groupby, islice
 from math import cbrt, exp, inf
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from ._queue import Entry, Request, RequestQueue
     from ._shapes import Shapes
 
-__all__ = ["best_pack", "first_pack", "out_of_reach"]
+__all__ = ["TURNS", "best_pack", "first_pack", "out_of_reach"]
 
 T = TypeVar("T")
 
 # Whoever has no deadline is overdue after `PATIENCE` full batches, and so many times as long as
 # all who wait take at their mean cost: being served in turn takes that long once.
-_TURNS = 2.0
+TURNS = 2.0
 # Of very many who are due while a batch could run some are looked at: so many are shared among the
 # lanes of a key, at each of some places. So many levels are looked at closely.
 _NEAR, _LEVELS = 96, 8
@@ -93,7 +93,7 @@ def out_of_reach(
     queue: RequestQueue[T],
     start: float,
     latest: float,
-    bounds: Sequence[float],
+    floors: Sequence[float],
     shapes: Shapes,
     *,
     most: float = inf,
@@ -104,7 +104,7 @@ def out_of_reach(
     """
 
     def reached(cost: float) -> float:
-        return min(start + bounds[shapes.loads(cost)[1]], latest) - ROUNDING
+        return min(start + floors[shapes.loads(cost)[1]], latest) - ROUNDING
 
     found: list[Request[T]] = []
     for lane in queue.index.due_before(lambda cost: reached(shapes.rounded(cost))):
@@ -114,13 +114,21 @@ def out_of_reach(
     return found
 
 
-def first_pack(queue: RequestQueue[T], shapes: Shapes) -> list[Request[T]]:
-    """Return who is due first, or came first, and those like it: good enough to learn from."""
-    first = min([(lane.first(1)[0], lane) for lane in lanes_of(queue)], key=itemgetter(0))[1]
+def first_pack(
+    queue: RequestQueue[T], late: Sequence[Request[T]], shapes: Shapes
+) -> list[Request[T]]:
+    """Return what is due first, or came first, and what is like it; nothing that is ``late``."""
+    gone = {*late}
+    fronts = [
+        (entry, lane)
+        for lane in lanes_of(queue)
+        for entry in islice((each for each in lane if each[2] not in gone), 1)
+    ]
+    first = min(fronts, key=itemgetter(0))[1]
     alike = [lane for lane in first.family.lanes if lane.shape == first.shape]
     seats = shapes.seats(cost_of(first))
-    entries = sorted(chain.from_iterable([lane.first(seats) for lane in alike]))
-    return [request for _, _, request in entries[:seats]]
+    several = [islice((each for each in lane if each[2] not in gone), seats) for lane in alike]
+    return [request for _, _, request in sorted(chain.from_iterable(several))[:seats]]
 
 
 def best_pack(
@@ -157,7 +165,7 @@ def best_pack(
     if not full:
         return []
     price = seat_cost(queue, late, now=now, full=full, limit=most, devices=devices)
-    patience = (PATIENCE + _TURNS * queue.size / most) * full
+    patience = (PATIENCE + TURNS * queue.size / most) * full
     lanes = lanes_of(queue)
     oldest = _longest_waiting(lanes, now - patience)
     view = View(
@@ -165,7 +173,7 @@ def best_pack(
         full=full,
         patience=patience,
         before=-inf if oldest is None else now - patience,
-        bounds=latency.bounds,
+        bounds=latency.hopes,
         pace=listed(Curve(shapes.most, cbrt) if latency.guessed else expected),
         shares={cost: price * part for cost, part in _parts(costs, expected, shapes).items()},
         shapes=shapes,
@@ -217,11 +225,12 @@ def _board(lane: Lane[T], view: View, pool: _Pool[T], seats: int) -> bool:
         soonest, latest = start + view.bounds[loads[1]] - ROUNDING, start + view.bounds[-1]
         entries = lane.due_from(soonest, latest, seats, pool.dense)
     else:
-        # As if they had a deadline, which no batch is too late for.
-        entries, least, latest = lane.first(seats), start + view.bounds[loads[-1]], inf
+        # As if due after all that have a deadline.
+        entries, latest = lane.first(seats), inf
+        least = start + max(view.patience, view.bounds[loads[-1]])
     premium = max(0.0, weight - share)
     for entry in entries:
-        due = entry[0] if dated else max(least, entry[2].arrived + view.patience)
+        due = entry[0] if dated else least
         gain = share + premium * exp(min(0.0, 1.0 - (due - start) / full))
         rider = -gain, entry[1], entry[0], entry
         if due < latest and dated:

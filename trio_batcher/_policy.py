@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from ._packing import best_pack, first_pack, out_of_reach
-from ._selection import ROUNDING, best_batch, load_of
+from ._packing import TURNS, best_pack, first_pack, out_of_reach
+from ._selection import PATIENCE, ROUNDING, best_batch, load_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ T = TypeVar("T")
 # as this part of it can be kept.
 _NEAR, _MOST = 1.0 / 32.0, 7.0 / 8.0
 # There is capacity to spare below this load.
-_SPARE = 0.8
+_SPARE = 0.9
 # Of very many who stay behind and will be too late, about so many are told at once, while others
 # wait for the decision; the others hear of it when the batch ends.
 _AT_ONCE = 512
@@ -49,6 +49,11 @@ class Limits:
     max_delay: float
     devices: int = 1
     shapes: Shapes | None = None
+
+    def patience(self, waiting: int) -> float:
+        """Return after how many full batches a request without a deadline has its turn."""
+        turns = 0.0 if self.shapes is None else TURNS * waiting / self.max_batch_size
+        return PATIENCE + turns
 
     @property
     def most(self) -> int:
@@ -175,7 +180,7 @@ def decide(
     trusted = earliest < inf and latency.trusted(now)
     hopeless: list[Request[T]] = []
     if trusted:
-        reachable = min(start + latency.least, others_done_at) - ROUNDING
+        reachable = min(start + latency.floors[1], others_done_at) - ROUNDING
         hopeless = queue.due_before(reachable)
         if hopeless and len(hopeless) == queue.size:
             # The device is free and nobody else wants it: only those are lost who are gone.
@@ -214,12 +219,12 @@ def decide(
             limit=limit,
             devices=limits.devices,
         )
-        if not batch and others_done_at <= earliest and not latency.residuals.chances:
+        if not batch and others_done_at <= earliest and latency.residuals.steady:
             return Idle(hopeless)  # another device could still be in time for those who wait
         batch = batch or queue.first(limit, hopeless)
     if trusted and len(batch) < left:
         # Those that stay behind cannot start before this batch, or another device's, ends.
-        behind = start + latency.floor(latency.expected[len(batch)]) + latency.least
+        behind = start + latency.floor(latency.expected[len(batch)]) + latency.floors[1]
         overdue = queue.due_before(min(behind, others_done_at) - ROUNDING, _AT_ONCE)
         leaving = {*hopeless, *batch}
         hopeless += [request for request in overdue if request not in leaving]
@@ -237,9 +242,12 @@ def _decide_by_shape(
     patient: bool,
     delivery: float,
 ) -> Decision[T]:
-    start, bounds = now + delivery, latency.bounds
+    start, bounds, floors = now + delivery, latency.bounds, latency.floors
     trusted = latency.trusted(now)
-    late = out_of_reach(queue, start, others_done_at, bounds, shapes) if trusted else []
+    late = out_of_reach(queue, start, others_done_at, floors, shapes) if trusted else []
+    if late and len(late) == queue.size:
+        # As in `decide`.
+        late = queue.due_before(now)
     left = queue.size - len(late)
     if not left:
         return Idle(late)
@@ -252,9 +260,9 @@ def _decide_by_shape(
         shapes=shapes,
         devices=limits.devices,
     )
-    if trusted and not batch:
+    if not batch and others_done_at <= queue.earliest_from(now) and latency.residuals.steady:
         return Idle(late)  # another device could still be in time for those who wait
-    batch = batch or first_pack(queue, shapes)
+    batch = batch or first_pack(queue, late, shapes)
     if patient and limits.max_delay and left < limits.max_batch_size:
         # As in `decide`, but companions may make the batch as dear as can be.
         earliest = queue.earliest_from(start)
@@ -263,9 +271,9 @@ def _decide_by_shape(
         if now < time:
             return WaitUntil(time, late)
     if trusted and len(batch) < left:
-        behind = start + latency.expected[limits.load(batch)]
+        behind = start + latency.floor(latency.expected[limits.load(batch)])
         leaving = {*late, *batch}
-        overdue = out_of_reach(queue, behind, others_done_at, bounds, shapes, most=_AT_ONCE)
+        overdue = out_of_reach(queue, behind, others_done_at, floors, shapes, most=_AT_ONCE)
         late += [request for request in overdue if request not in leaving]
     return Dispatch(batch, late, chosen=True)
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from heapq import merge
+from heapq import heapify, heappop, heappush, merge
 from itertools import chain
 from math import inf
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, cast
+from weakref import ref
 
 from ._index import Index
 from ._lane import RECENT, Entry, Lane, Request, Tally
@@ -40,7 +41,8 @@ class RequestQueue(Generic[T]):
         size: how many requests wait.
         added: how many ever did.
         due: the lanes of requests that have a deadline, by weight, and shape if they have any.
-        undue: the lanes of those that have none, which are in order of arrival.
+        undue: the lanes of those that have none, or a far one, which are in order of arrival.
+        horizon: seconds from its arrival within which a deadline is no far one.
         tallies: what is counted of each weight.
         index: where to look among the lanes of requests with shapes.
     """
@@ -55,6 +57,9 @@ class RequestQueue(Generic[T]):
         self._most_tallies = _LANES
         self.tallies: dict[float, Tally] = {}
         self.index: Index[T] = Index()
+        self.horizon = inf
+        # Of those with a far deadline: when it is near, and the request, while there is one.
+        self._far: list[tuple[float, int, ref[Request[T]]]] = []
         self._oldest: Request[T] | None = None  # `oldest_arrival` has it, while it waits
 
     def __len__(self) -> int:
@@ -73,8 +78,15 @@ class RequestQueue(Generic[T]):
     def add(self, request: Request[T]) -> None:
         """Queue a request that has never waited."""
         self.added = number = self.added + 1
-        lane = self._lane_of(request)
-        lane.add((request.deadline, number, request))
+        deadline = request.deadline
+        lanes = self.due
+        if deadline == inf:
+            lanes = self.undue
+        elif deadline > request.arrived + self.horizon:
+            self._watch(number, request)
+            lanes, deadline = self.undue, inf
+        lane = self._lane_in(lanes, request)
+        lane.add((deadline, number, request))
         self.size += 1
         tally = lane.tally
         tally.size += 1
@@ -82,12 +94,37 @@ class RequestQueue(Generic[T]):
         if lane.shape is not None:
             self.index.note(lane, lane.shape, 1)
 
+    def _watch(self, number: int, request: Request[T]) -> None:
+        far = self._far
+        if len(far) > 2 * self.size + _LANES:
+            far[:] = [each for each in far if (known := each[2]()) is not None and known.lane]
+            heapify(far)
+        heappush(far, (request.deadline - self.horizon, number, ref(request)))
+
+    def promote(self, now: float) -> None:
+        """Have those whose deadline is no longer far wait with others that have one.
+
+        Until then they have waited as if they had none: a deadline makes no request later.
+        """
+        far = self._far
+        while far and far[0][0] <= now:
+            _, number, known = heappop(far)
+            request = known()
+            if request is not None and (lane := request.lane) is not None:
+                request.lane = None
+                lane.tidy(1)
+                self._changed(lane, -1)
+                lane = self._lane_in(self.due, request)
+                lane.move_in((request.deadline, number, request))
+                self._changed(lane, 1)
+
     def put_back(self, requests: Sequence[Request[T]]) -> None:
         """Queue requests again, in this order, before those of the same deadline."""
         entries: dict[Lane[T], list[Entry[T]]] = {}
         for number, request in enumerate(requests, -self._returned - len(requests)):
             entry = (request.deadline, number, request)
-            entries.setdefault(self._lane_of(request), []).append(entry)
+            lanes = self.due if request.deadline < inf else self.undue
+            entries.setdefault(self._lane_in(lanes, request), []).append(entry)
         for lane, those in entries.items():
             lane.put_back(those)
             self._changed(lane, len(those))
@@ -95,8 +132,7 @@ class RequestQueue(Generic[T]):
         self._returned += len(requests)
         self.size += len(requests)
 
-    def _lane_of(self, request: Request[T]) -> Lane[T]:
-        lanes = self.due if request.deadline < inf else self.undue
+    def _lane_in(self, lanes: dict[_Label, Lane[T]], request: Request[T]) -> Lane[T]:
         label = request.weight if request.shape is None else (request.shape, request.weight)
         return lanes.get(label) or self._new_lane(lanes, label, request)
 
@@ -178,7 +214,7 @@ class RequestQueue(Generic[T]):
 
     @property
     def undue_size(self) -> int:
-        """How many wait that have no deadline."""
+        """How many wait that have no deadline, or a far one."""
         return sum([lane.size for lane in self.undue.values()])
 
     @property

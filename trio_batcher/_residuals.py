@@ -22,7 +22,7 @@ __all__ = ["Residuals"]
 _MEMORY, _LAST, _SECONDS, _FEW, _ENOUGH = 64, 16, 1.0, 3, 8
 # Four fifths of the batches take the same, to so much of what is expected: that is steady; to no
 # less than this, it is wild.
-_STEADY, _WILD = 0.10, 0.40
+_STEADY, _WILD = 0.18, 0.40
 # And none has taken less than this part.
 _NEVER_BELOW = 0.8
 # Of a normal distribution four fifths lie within so many standard deviations.

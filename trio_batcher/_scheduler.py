@@ -126,6 +126,7 @@ class Scheduler(Generic[T]):
             now = self._now()
             if not self.fleet.starting():
                 return Outlook([], now, math.inf, -math.inf)
+            self.queue.promote(now)
             alone = self.fleet.earliest_end(now) - now
             # Beyond rounding: when it is time to look again, somebody is hopeless.
             hopeless = self.queue.due_before(now + alone + ROUNDING)
@@ -255,6 +256,9 @@ class Scheduler(Generic[T]):
             device.learn()
             device.latency.refresh()
             self.fleet.changed = True
+            full = max(each.latency.expected[-1] for each in self.fleet.devices)
+            self.queue.horizon = self._limits.patience(self.queue.size) * full or math.inf
+            self.queue.promote(now)
             if self.queue.earliest_deadline == math.inf:
                 return []
             hopeless = self.queue.due_before(self.fleet.earliest_end(now))
@@ -293,6 +297,7 @@ class Scheduler(Generic[T]):
             )
 
     def _decide(self, device: Device[T], now: float) -> Decision[T]:
+        self.queue.promote(now)
         decision = decide(
             self.queue,
             now=device.next_start(now),

@@ -154,6 +154,8 @@ def _best_size(
     limit: int,
 ) -> int:
     full, kept = expected[limit], len(overdue)
+    # They ride whatever the size; what they are worth is no reason for a small batch.
+    worth = sum([min(cost, entry[2].weight) for entry in overdue])
     # What the heaviest so many are worth: no batch of that size gains more.
     weights = [repeat(row.weight, len(row.dues)) for row in chain(above, below)]
     heaviest = islice(chain([entry[2].weight for entry in overdue], *weights), limit)
@@ -176,7 +178,7 @@ def _best_size(
         while len(inside) > seats:
             total += inside.pop()
         taken = len(inside)
-        value = at_most[kept] + cost * taken + total * exp(min(bounds[size] / full, _AGES))
+        value = worth + cost * taken + total * exp(min(bounds[size] / full, _AGES))
         for row in below:
             count = min(seats - taken, len(row.dues) - bisect_left(row.dues, by))
             value += count * row.weight

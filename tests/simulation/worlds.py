@@ -244,7 +244,7 @@ def _play(
         nonlocal done
         while True:
             await batcher.infer(number)
-            done += 1
+            done += trio.current_time() <= start + came[-1]
 
     async def main() -> None:
         nonlocal batcher, start
