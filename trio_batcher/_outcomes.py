@@ -258,8 +258,26 @@ class Outcomes(Generic[T]):
         self._logged_at, self._log_at = now, now + _LOG_EVERY
 
     def refuse(self, requests: Sequence[Request[T]], now: float) -> None:
-        """Tell the callers of each that its deadline cannot be met, as of some time."""
+        """Tell the callers of each that its deadline cannot be met, as of some time.
+
+        Those whose deadline has passed meanwhile, as the event loop was held up, are left to their
+        own scopes, which are about to cancel them.
+        """
+        present = self._host.now()
+        in_time = [request for request in requests if request.deadline > present]
+        self._refuse_now(in_time, now)
+        if len(in_time) < len(requests):
+            late = [request for request in requests if request.deadline <= present]
+            # The scopes' timers are due in the next pass of the event loop.
+            self._host.post(self._host.post, self._refuse_late, late, now)
+
+    def _refuse_now(self, requests: Sequence[Request[T]], now: float) -> None:
         self.reject(requests, lambda request: DeadlineUnreachable(request.deadline - now))
+
+    def _refuse_late(self, requests: Sequence[Request[T]], now: float) -> None:
+        """Tell those whom no scope has cancelled: its deadline was moved, or it was shielded."""
+        self._refuse_now(requests, now)
+        self._discard(())  # who closes may have waited for these
 
     def abandon(self, request: Request[T]) -> None:
         """Forget a request whose caller left."""
