@@ -419,3 +419,16 @@ async def test_whoever_waits_behind_a_first_batch_that_hangs_is_served(virtual_t
                 nursery.start_soon(ask, number)
         assert not batcher.failed.is_set()
     assert sorted(outcomes) == [2 * number for number in range(100)]
+
+
+@letting_go
+async def test_what_a_thread_hangs_on_is_not_given_to_another_one(stuck):
+    """Also where whoever asked goes on: each of its items has one outcome, and one run."""
+    async with open_batcher([stuck] * 2, max_batch_size=1, batch_timeout=TIMEOUT) as batcher:
+        async with batcher.map([1, -1, 2, 3], errors="return") as results:
+            first, error, *others = [result async for result in results]
+        statistics = batcher.statistics()
+    assert [first, *others] == [2, 4, 6]
+    assert is_timeout(error, TIMEOUT)
+    assert sorted(stuck.batches) == [[-1], [1], [2], [3]]
+    assert (statistics.completed, statistics.failed, statistics.cancelled) == (3, 1, 0)

@@ -1,7 +1,8 @@
 """Each caller gets exactly one outcome, and each outcome is counted once.
 
 Everything here happens in the event loop. `caller` of a request or a group is the one
-mark of who still waits: whoever answers a caller, or sees it leave, sets it to `None`.
+mark of who still waits: whoever answers a caller, or sees it leave, sets it to `None`. A group's
+request that has its outcome has no group any more: a device may still have it in hand.
 """
 
 from __future__ import annotations
@@ -311,6 +312,7 @@ class Outcomes(Generic[T]):
         group = request.group
         if group.caller is None:
             return 0
+        request.group = None
         if group.take(request, result):
             caller, group.caller = group.caller, None
             group.dissolved()
@@ -324,6 +326,7 @@ class Outcomes(Generic[T]):
         if caller is None:
             return 0
         if group is not None and group.goes_on:
+            request.group = None
             group.take(request, Failure(error))
             return 1
         sleeper.caller = None

@@ -2,9 +2,9 @@
 
 10,000 batches on each of which the model raises, and 10,000 requests that find the queue full or
 cannot be in time (or are cancelled by then); each has an item of 1 MB of its own. Whatever is kept
-of them shows as growth of the resident memory, from the end of a short first round to the peak, and
-as items that are alive at the end. With a model in a thread, in the event loop and in a process, and
-for `infer_many` too.
+of them shows as growth of the resident memory, from the end of a short first round to the peak,
+and as items that are alive at the end. With a model in a thread, in the event loop and in a
+process, and for `infer_many` too.
 
     python -m tests.bench.memory [--count 10000]
 """
