@@ -867,7 +867,8 @@ def test_in_whatever_order_parts_run_each_input_has_one_outcome(batch, random, d
     size, poison = batch
     driven = Driven(list(range(size)))
     gone = {driven.requests[i] for i in data.draw(st.sets(st.integers(0, size - 1)))}
-    model, running, runs = poisoned(poison), [], 0
+    error = data.draw(st.sampled_from([PoisonError, TimeoutError]))
+    model, running, runs = poisoned(poison, error), [], 0
     driven.run(driven.whole, model)
     while running or driven.bisection.pending:
         assert driven.bisection.due(1.0) <= 0.0 or not driven.bisection.pending
