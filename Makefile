@@ -12,7 +12,7 @@ export HF_HUB_OFFLINE = 1
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-demo demo test test-all lint docs bench bench-overhead bench-duty bench-latency bench-queue \
 	bench-replicas bench-decision bench-encoder bench-goodput bench-promises bench-chaos bench-crossing \
-	bench-saturated bench-gpu bench-poison bench-bulk clean
+	bench-saturated bench-gpu bench-poison bench-hang bench-memory bench-bulk clean
 
 help:
 	@echo "make demo         set up, measure the search app one at a time and batched, then serve it"
@@ -22,7 +22,7 @@ help:
 	@echo "make lint         ruff, flake8-async, mypy and pyright"
 	@echo "make docs         build the documentation into docs/_build/html"
 	@echo "make bench        all benchmarks: bench-overhead, -duty, -replicas, -latency, -queue, -decision, -encoder,"
-	@echo "                  -goodput, -promises, -chaos, -crossing, -saturated, -gpu, -bulk"
+	@echo "                  -goodput, -promises, -chaos, -crossing, -saturated, -gpu, -poison, -hang, -memory, -bulk"
 
 # pip is upgraded first: --group needs 25.1.
 $(VENV)/.pip:
@@ -74,7 +74,8 @@ docs: setup
 	@echo "docs/_build/html/index.html"
 
 bench: bench-overhead bench-duty bench-replicas bench-latency bench-queue bench-decision bench-encoder bench-goodput \
-	bench-promises bench-chaos bench-crossing bench-saturated bench-gpu bench-poison bench-bulk
+	bench-promises bench-chaos bench-crossing bench-saturated bench-gpu bench-poison bench-hang bench-memory \
+	bench-bulk
 
 bench-overhead: setup
 	$(BIN)/python -m tests.bench.overhead $(ARGS)
@@ -99,6 +100,12 @@ bench-saturated: setup
 
 bench-poison: setup
 	$(BIN)/python -m tests.bench.poison $(ARGS)
+
+bench-hang: setup
+	$(BIN)/python -m tests.bench.hang $(ARGS)
+
+bench-memory: setup
+	$(BIN)/python -m tests.bench.memory $(ARGS)
 
 bench-gpu: setup
 	$(BIN)/python -m tests.bench.gpu $(ARGS)

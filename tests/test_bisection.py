@@ -51,7 +51,7 @@ class Driven:
         try:
             outcomes = checked(model(inputs), len(segment))
         except BaseException as exc:  # noqa: ASYNC103  as a device does
-            for requests, reason, size in self.bisection.failed(segment, exc, segment.halves()):
+            for requests, reason, size in self.bisection.failed(segment, exc, segment.parts(exc)):
                 self._settle(requests, failures(reason, len(requests), size))
             return
         self.bisection.succeeded(segment)
@@ -867,7 +867,8 @@ def test_in_whatever_order_parts_run_each_input_has_one_outcome(batch, random, d
     size, poison = batch
     driven = Driven(list(range(size)))
     gone = {driven.requests[i] for i in data.draw(st.sets(st.integers(0, size - 1)))}
-    model, running, runs = poisoned(poison), [], 0
+    error = data.draw(st.sampled_from([PoisonError, TimeoutError]))
+    model, running, runs = poisoned(poison, error), [], 0
     driven.run(driven.whole, model)
     while running or driven.bisection.pending:
         assert driven.bisection.due(1.0) <= 0.0 or not driven.bisection.pending
@@ -894,3 +895,56 @@ def test_in_whatever_order_parts_run_each_input_has_one_outcome(batch, random, d
         else:
             assert request in gone
     assert driven.bisection.due(1.0) == float("inf")
+
+
+def hanging(poison, runs=()):
+    """A model whose runs hang if there is one of these among its inputs, or in these runs."""
+    count = 0
+
+    def model(inputs):
+        nonlocal count
+        count += 1
+        if count - 1 in runs or poison.intersection(inputs):
+            raise TimeoutError("no result")
+        return [answer(item) for item in inputs]
+
+    return model
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 9, 32, 64, 100])
+@given(data=st.data())
+def test_an_input_that_hangs_is_found_with_few_runs_that_hang(size, data):
+    """Each of them costs a whole timeout: eighths are run, not halves."""
+    poison = data.draw(st.integers(0, size - 1))
+    items = list(range(size))
+    outcomes, tried = drive(items, hanging({poison}))
+    assert type(outcomes.pop(poison).error.__cause__) is TimeoutError
+    assert outcomes == [answer(item) for item in items if item != poison]
+    hung = [inputs for inputs in tried if poison in inputs]
+    assert len(hung) <= 1 + -(-levels(size) // 3)
+    assert len(tried) <= 1 + 8 * -(-levels(size) // 3)
+
+
+@pytest.mark.parametrize("size", [2, 3, 8, 9, 32, 100])
+def test_a_model_that_always_hangs_costs_no_more_runs_than_one_that_always_raises(size):
+    """The search ends when two parts and the probes have hung."""
+    outcomes, tried = drive(range(size), hanging(set(range(size))))
+    assert {type(error.__cause__) for error in errors_of(outcomes)} == {TimeoutError}
+    assert len(tried) <= 1 + max(2, 2 * levels(size))
+
+
+@given(
+    size=st.integers(1, 40),
+    poison=st.sets(st.integers(0, 39)),
+    runs=st.sets(st.integers(0, 20), max_size=3),
+)
+def test_whatever_hangs_each_input_has_one_outcome(size, poison, runs):
+    """An answer, or the hang; and an input that never hung by itself, or with all, is answered."""
+    outcomes, tried = drive(list(range(size)), hanging(poison, runs))
+    assert len(outcomes) == size
+    for item, outcome in enumerate(outcomes):
+        if type(outcome) is not Failure:
+            assert outcome == answer(item)
+            assert item not in poison
+        elif outcome.error.batch_size == 1:
+            assert [item] in tried

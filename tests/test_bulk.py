@@ -1024,3 +1024,32 @@ async def test_a_map_style_dataset_will_do(virtual_time):
 
     async with open_batcher(double) as batcher:
         assert await everything(batcher.map(Dataset())) == [0, 2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("order", ["input", "completion"])
+async def test_an_error_that_ends_it_while_the_batcher_drains_is_counted_once(virtual_time, order):
+    """Nothing is left to run then: the device is stopped with the answered batch in hand."""
+
+    async def model(items):
+        await host.sleep(0.1)
+        raise LookupError(items)
+
+    errors = []
+
+    async def job(batcher):
+        try:
+            async with batcher.map(range(8), order=order) as results:
+                async for _ in results:
+                    pass
+        except ModelError as exc:
+            errors.append(exc)
+
+    async with host.open_nursery() as nursery:
+        async with open_batcher(model, max_batch_size=8, max_delay=0.01) as batcher:
+            nursery.start_soon(job, batcher)
+            await host.sleep(0.05)
+    statistics = batcher.statistics()
+    assert len(errors) == 1
+    assert (statistics.submitted, statistics.running) == (8, 0)
+    assert statistics.failed + statistics.cancelled == 8
+    assert sum(statistics.rejected.values()) == 0

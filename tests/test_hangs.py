@@ -400,3 +400,35 @@ async def test_no_timeout_is_the_default(virtual_time):
     """A run may take as long as it likes."""
     async with open_batcher(TimedModel(1e6, 0.0), batch_timeout=math.inf) as batcher:
         assert await batcher.infer(1) == 2
+
+
+async def test_whoever_waits_behind_a_first_batch_that_hangs_is_served(virtual_time):
+    """However many they are and however they differ, before anything was ever measured."""
+    outcomes = []
+
+    async def ask(number):
+        weight, seconds = 1.0 + number % 3, 5.0 + number % 7
+        with host.move_on_after(seconds):
+            outcomes.append(await batcher.infer(number, weight=weight))
+
+    async with open_batcher(Hanging(0.01, 0.0), max_batch_size=4, batch_timeout=1) as batcher:
+        async with host.open_nursery() as nursery:
+            nursery.start_soon(outcomes_of, batcher, [-1])
+            await host.sleep(0.5)
+            for number in range(100):
+                nursery.start_soon(ask, number)
+        assert not batcher.failed.is_set()
+    assert sorted(outcomes) == [2 * number for number in range(100)]
+
+
+@letting_go
+async def test_what_a_thread_hangs_on_is_not_given_to_another_one(stuck):
+    """Also where whoever asked goes on: each of its items has one outcome, and one run."""
+    async with open_batcher([stuck] * 2, max_batch_size=1, batch_timeout=TIMEOUT) as batcher:
+        async with batcher.map([1, -1, 2, 3], errors="return") as results:
+            first, error, *others = [result async for result in results]
+        statistics = batcher.statistics()
+    assert [first, *others] == [2, 4, 6]
+    assert is_timeout(error, TIMEOUT)
+    assert sorted(stuck.batches) == [[-1], [1], [2], [3]]
+    assert (statistics.completed, statistics.failed, statistics.cancelled) == (3, 1, 0)

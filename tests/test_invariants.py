@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import event, given, settings, strategies as st
 
 from trio_batcher import (
     BatcherClosed,
+    BatchTooLarge,
     DeadlineUnreachable,
     ModelError,
     Overloaded,
@@ -34,6 +36,9 @@ CANCELLED = "cancelled"
 
 GOOD, RAISES, RETURNS_ERROR, MISCOUNTS = "good", "raises", "returns an error", "miscounts"
 HANGS, EXITS, LAZY = "hangs", "exits", "exits when its result is looked at"
+PANICS, GROUPED = "raises a BaseException of its own", "raises a group with an exit"
+SHAPELESS, STUBBORN = "has a text for all results", "answers though it is cancelled"
+TOO_LARGE = "raises BatchTooLarge unless it is alone"
 # Longer than any run that does not hang.
 BATCH_TIMEOUT = 0.25
 
@@ -55,6 +60,14 @@ class Lazy(list):
 
 class PoisonError(Exception):
     """What the model raises or returns."""
+
+
+class Panic(BaseException):
+    """What a Rust extension raises, say."""
+
+
+FAULTS = PoisonError, Panic, SystemExit, TimeoutError, TypeError, BaseExceptionGroup
+CULPRITS = {RAISES, HANGS, EXITS, LAZY, PANICS, GROUPED, SHAPELESS, STUBBORN}
 
 
 @dataclass
@@ -101,21 +114,33 @@ def model_for(record: Record, callers: dict[int, Caller], fixed: float, per_item
         record.most_at_once = max(record.most_at_once, record.at_once)
         try:
             await host.sleep(fixed + per_item * len(items))
-            if any(item.kind == HANGS for item in items):
+            kinds = {item.kind for item in items}
+            if HANGS in kinds:
                 await host.sleep_forever()
+            if STUBBORN in kinds:
+                with suppress(host.Cancelled):
+                    await host.sleep(2 * BATCH_TIMEOUT)
         finally:
             record.at_once -= 1
-        if any(item.kind == RAISES for item in items):
+        if RAISES in kinds:
             raise PoisonError("raised")
-        if any(item.kind == EXITS for item in items):
+        if EXITS in kinds:
             raise SystemExit
+        if PANICS in kinds:
+            raise Panic
+        if GROUPED in kinds:
+            raise BaseExceptionGroup("of a nursery", [SystemExit(), PoisonError("raised")])
+        if TOO_LARGE in kinds and len(items) > 1:
+            raise BatchTooLarge("not so many")
+        if SHAPELESS in kinds:
+            return "x" * len(items)
         results: list[object] = [
             PoisonError(item.number) if item.kind == RETURNS_ERROR else ("result", item.number)
             for item in items
         ]
-        if any(item.kind == LAZY for item in items):
+        if LAZY in kinds:
             return Lazy(results)
-        return results[1:] if any(item.kind == MISCOUNTS for item in items) else results
+        return results[1:] if MISCOUNTS in kinds else results
 
     return model
 
@@ -215,7 +240,7 @@ def check_outcomes(scenario: dict, record: Record) -> None:
                 raise AssertionError(f"{caller} got no outcome")
             case list():
                 assert outcome == [("result", item.number) for item in caller.items]
-                assert kinds == {GOOD} or not kinds - {GOOD, MISCOUNTS}
+                assert not kinds - {GOOD, MISCOUNTS, STUBBORN, TOO_LARGE}
             case tuple():
                 assert outcome == ("result", caller.items[0].number)
             case PoisonError():
@@ -223,9 +248,9 @@ def check_outcomes(scenario: dict, record: Record) -> None:
                     item.number for item in caller.items if item.kind == RETURNS_ERROR
                 }
             case ModelError():
-                assert isinstance(outcome.__cause__, PoisonError | SystemExit | TimeoutError)
+                assert isinstance(outcome.__cause__, FAULTS)
                 # Its own fault; or everything the model was tried on failed alike.
-                assert kinds & {RAISES, HANGS, EXITS, LAZY} or outcome.batch_size > 1
+                assert kinds & CULPRITS or outcome.batch_size > 1
             case ResultCountError():
                 assert MISCOUNTS in mates
             case DeadlineUnreachable():
@@ -279,7 +304,9 @@ times = st.integers(0, 40).map(lambda n: n / 200)
 patience = st.one_of(st.just(math.inf), st.integers(0, 40).map(lambda n: n / 250))
 weights = st.sampled_from([1.0, 1.0, 4.0, 0.3])
 kinds = st.sampled_from(
-    [GOOD] * 10 + [RAISES, RAISES, RETURNS_ERROR, MISCOUNTS, HANGS, EXITS, LAZY]
+    [GOOD] * 14
+    + [RAISES, RAISES, RETURNS_ERROR, MISCOUNTS, HANGS, EXITS, LAZY]
+    + [PANICS, GROUPED, SHAPELESS, STUBBORN, TOO_LARGE]
 )
 
 

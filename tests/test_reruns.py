@@ -280,3 +280,52 @@ async def test_what_runs_again_teaches_what_it_really_was(virtual_time, monkeypa
     assert len(taught) >= 2
     for load, seconds in taught:
         assert load / _PARTS * 1.024 == pytest.approx(seconds, rel=0.1)
+
+
+@pytest.mark.parametrize("place", [0, 13, 31])
+async def test_others_wait_for_one_run_that_hangs_and_not_for_several(virtual_time, place):
+    """Whoever has no deadline, or one a long way off: their batch goes before the next rerun."""
+
+    async def model(items):
+        await host.sleep(0.01)
+        if any(item % 2 for item in items):
+            await host.sleep_forever()
+        return [2 * item for item in items]
+
+    async with (
+        open_batcher(model, max_batch_size=32, batch_timeout=1) as batcher,
+        host.open_nursery() as nursery,
+    ):
+        asking = Asking(batcher, nursery)
+        asking.ask(*NEIGHBOURS[place])
+        for number in range(12):
+            await host.sleep(0.25)
+            asking.ask(1000 + 2 * number, seconds=60.0)
+    poison = NEIGHBOURS[place][place]
+    assert asking.outcomes.pop(poison) is ModelError
+    assert all(outcome == 2 * item for item, outcome in asking.outcomes.items())
+    assert max(waited for item, waited in asking.after.items() if item >= 1000) < 1.3
+    # Nor are the neighbours starved.
+    assert max(waited for item, waited in asking.after.items() if item < 1000) < 3.5
+
+
+async def test_those_who_come_without_end_do_not_starve_what_hung(virtual_time):
+    """One batch of theirs goes before each further rerun, no more."""
+
+    async def model(items):
+        await host.sleep(0.1)
+        if -1 in items:
+            await host.sleep_forever()
+        return items
+
+    async with (
+        open_batcher(model, max_batch_size=8, batch_timeout=1) as batcher,
+        host.open_nursery() as nursery,
+    ):
+        asking = Asking(batcher, nursery)
+        asking.ask(-1, *range(7))
+        for number in range(80):
+            await host.sleep(0.1)
+            asking.ask(*range(100 + 10 * number, 108 + 10 * number))
+    assert asking.outcomes[-1] is ModelError
+    assert max(asking.after[item] for item in range(-1, 7)) < 4.0

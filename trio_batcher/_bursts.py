@@ -201,10 +201,10 @@ class Bursts(Generic[T]):
     ) -> tuple[list[Request[T]], list[Any]]:
         # What takes as long as the batch is large, or is users' code, is done without the lock.
         segment = batch if isinstance(batch, Segment) else Bisection.of(batch)
-        halves, total = segment.halves(), self._scheduler.size(segment)
+        parts, total = segment.parts(error), self._scheduler.size(segment)
         with self._scheduler.lock:
             device.note_size(segment, total, error)
-            settled = self._scheduler.reruns.failed(segment, error, halves)
+            settled = self._scheduler.reruns.failed(segment, error, parts)
         failed: list[Request[T]] = []
         outcomes: list[Any] = []
         for requests, reason, size in settled:

@@ -198,10 +198,10 @@ def open_batcher(
             then bisected.
         batch_timeout: longest that a run of the model may take, in seconds; `math.inf` for no
             limit. An async model is cancelled then, a process killed and replaced; both as if the
-            model had raised a `TimeoutError`: the batch is bisected, so that an input that hangs
-            fails alone. A thread cannot be stopped: it is left behind, the callers of its batch
-            have a `ModelError`, and that replica is used no more; the last one's loss is a
-            `BatcherCrashed`.
+            model had raised a `TimeoutError`: parts of the batch are run, so that an input that
+            hangs fails alone. A thread cannot be stopped: it is left behind, the callers of its
+            batch have a `ModelError`, and that replica is used no more; the last one's loss is
+            a `BatcherCrashed`.
 
     Returns:
         An async context manager, to be entered once; that gives the `Batcher`.

@@ -1,7 +1,8 @@
 """Each caller gets exactly one outcome, and each outcome is counted once.
 
 Everything here happens in the event loop. `caller` of a request or a group is the one
-mark of who still waits: whoever answers a caller, or sees it leave, sets it to `None`.
+mark of who still waits: whoever answers a caller, or sees it leave, sets it to `None`. A group's
+request that has its outcome has no group any more: a device may still have it in hand.
 """
 
 from __future__ import annotations
@@ -258,8 +259,26 @@ class Outcomes(Generic[T]):
         self._logged_at, self._log_at = now, now + _LOG_EVERY
 
     def refuse(self, requests: Sequence[Request[T]], now: float) -> None:
-        """Tell the callers of each that its deadline cannot be met, as of some time."""
+        """Tell the callers of each that its deadline cannot be met, as of some time.
+
+        Those whose deadline has passed meanwhile, as the event loop was held up, are left to their
+        own scopes, which are about to cancel them.
+        """
+        present = self._host.now()
+        in_time = [request for request in requests if request.deadline > present]
+        self._refuse_now(in_time, now)
+        if len(in_time) < len(requests):
+            late = [request for request in requests if request.deadline <= present]
+            # The scopes' timers are due in the next pass of the event loop.
+            self._host.post(self._host.post, self._refuse_late, late, now)
+
+    def _refuse_now(self, requests: Sequence[Request[T]], now: float) -> None:
         self.reject(requests, lambda request: DeadlineUnreachable(request.deadline - now))
+
+    def _refuse_late(self, requests: Sequence[Request[T]], now: float) -> None:
+        """Tell those whom no scope has cancelled: its deadline was moved, or it was shielded."""
+        self._refuse_now(requests, now)
+        self._discard(())  # who closes may have waited for these
 
     def abandon(self, request: Request[T]) -> None:
         """Forget a request whose caller left."""
@@ -293,6 +312,7 @@ class Outcomes(Generic[T]):
         group = request.group
         if group.caller is None:
             return 0
+        request.group = None
         if group.take(request, result):
             caller, group.caller = group.caller, None
             group.dissolved()
@@ -306,6 +326,7 @@ class Outcomes(Generic[T]):
         if caller is None:
             return 0
         if group is not None and group.goes_on:
+            request.group = None
             group.take(request, Failure(error))
             return 1
         sleeper.caller = None

@@ -24,9 +24,14 @@ __all__ = ["Bisection", "Reruns", "Segment", "Settled"]
 
 T = TypeVar("T")
 
-# What a segment is to its batch: all of it, a half, less than that, or a single one that is to
-# tell whether the inputs are to blame at all.
+# What a segment is to its batch: all of it, one of its first parts, less than that, or a single one
+# that is to tell whether the inputs are to blame at all.
 _WHOLE, _HALF, _PART, _PROBE = range(4)
+
+_PARTS_OF_A_HANG = 8
+
+# What takes much longer than a run that returns.
+_DEAR = ChildDied, TimeoutError
 
 Settled: TypeAlias = "tuple[list[Request[T]], BaseException, int]"
 """Requests that fail, by what, and how many failed together."""
@@ -51,11 +56,20 @@ class Segment(list["Request[T]"], Generic[T]):
         self.deadline = min([request.deadline for request in requests])
         self.arrived = min([request.arrived for request in requests])
 
-    def halves(self) -> list[Segment[T]]:
-        """Return it in two; nothing of a single one."""
-        middle, rank = (len(self) + 1) // 2, min(self.rank + 1, _PART)
-        parts = (self[:middle], self[middle:]) if len(self) > 1 else ()
-        return [Segment(part, self.bisection, rank) for part in parts]
+    def parts(self, error: BaseException) -> list[Segment[T]]:
+        """Return what to run of it, as it raised that: halves, or nothing of a single one.
+
+        Eighths if it hung: a run that does takes so long that few such runs matter more than few
+        runs altogether.
+        """
+        if len(self) == 1:
+            return []
+        count = _PARTS_OF_A_HANG if isinstance(error, TimeoutError) else 2
+        size, rank = -(-len(self) // count), min(self.rank + 1, _PART)
+        return [
+            Segment(self[start : start + size], self.bisection, rank)
+            for start in range(0, len(self), size)
+        ]
 
 
 class Bisection(Generic[T]):
@@ -66,7 +80,7 @@ class Bisection(Generic[T]):
     halves raise the same kind of error, single inputs from all over the batch are tried next; if
     those fail alike too, it is not the inputs: all fail, after 2·log₂(n) further runs rather than
     2n. If the model's process has died, the whole batch is run again first: it may have been
-    killed from outside.
+    killed from outside. What hangs is run in eighths instead of halves.
 
     Several segments may run at a time. Those that nobody waits for are not run, and tell nothing.
 
@@ -138,7 +152,7 @@ class Bisection(Generic[T]):
         self._stop_probing()
 
     def failed(
-        self, segment: Segment[T], error: BaseException, halves: Sequence[Segment[T]]
+        self, segment: Segment[T], error: BaseException, parts: Sequence[Segment[T]]
     ) -> list[Settled[T]]:
         """Note that a run raised.
 
@@ -148,14 +162,14 @@ class Bisection(Generic[T]):
         Args:
             segment: what was run.
             error: what was raised.
-            halves: of the segment.
+            parts: of the segment.
         """
         if segment.rank == _WHOLE and isinstance(error, ChildDied) and not self._died:
             self._died = True
             self._untried.append(segment)
             return []
-        self._untried.extend(halves)
-        if too_large(error) and halves:
+        self._untried.extend(parts)
+        if too_large(error) and parts:
             return []
         self._kinds.add(type(error))
         if segment.rank == _WHOLE or self._reason is None:
@@ -169,10 +183,10 @@ class Bisection(Generic[T]):
                 self._start_probing()
         if len(self._kinds) > 1:
             self._stop_probing()
-        settled: list[Settled[T]] = [] if halves else [([*segment], error, 1)]
+        settled: list[Settled[T]] = [] if parts else [([*segment], error, 1)]
         if self._probing and not self._probes and not self._running:
             settled.append((self.clear(), reason, self._size))
-        self._note_settled(0 if halves else 1)
+        self._note_settled(0 if parts else 1)
         return settled
 
     def put_back(self, segment: Segment[T]) -> None:
@@ -243,15 +257,22 @@ class Reruns(Generic[T]):
         self.pending: list[Bisection[T]] = []
         self._awaited = awaited
         self._closed = False
+        # The last run took long for nothing: a batch from the queue goes first, if there is one.
+        self._others_turn = False
 
     def next_before(self, queue: RequestQueue[T], patience: float) -> Segment[T] | None:
         """Return what to run next, unless somebody in the queue is more urgent.
+
+        After a run that hung or died anybody is: others wait for one such run, not for several.
 
         Args:
             queue: who waits for a first run.
             patience: for so long after it came a request may wait, if its deadline allows that.
                 Of those in the queue this counts for those that have none.
         """
+        others_turn, self._others_turn = self._others_turn, False
+        if others_turn and queue.size:
+            return None
         due = min([bisection.due(patience) for bisection in self.pending], default=inf)
         fronts = [lane.first(1) for lane in queue.undue.values() if lane.size]
         oldest = min([front[0][2].arrived for front in fronts], default=inf)
@@ -275,10 +296,11 @@ class Reruns(Generic[T]):
         self._note(segment.bisection)
 
     def failed(
-        self, segment: Segment[T], error: BaseException, halves: Sequence[Segment[T]]
+        self, segment: Segment[T], error: BaseException, parts: Sequence[Segment[T]]
     ) -> list[Settled[T]]:
         """Note that a run raised; see `Bisection.failed`."""
-        settled = segment.bisection.failed(segment, error, halves)
+        self._others_turn = isinstance(error, _DEAR)
+        settled = segment.bisection.failed(segment, error, parts)
         self._note(segment.bisection)
         return settled
 

@@ -272,7 +272,9 @@ def load_of(queue: RequestQueue[T], now: float, full: float, seats: int) -> floa
     """Return how many have come of late in the time of a full batch, by seats in that."""
     since, recent = queue.recent()
     count = sum(recent.values())
-    return count * full / (now - since) / seats if now > since and count >= _ENOUGH else 0.0
+    if now <= since or count < _ENOUGH or not seats:  # none, if no batch has ended well yet
+        return 0.0
+    return count * full / (now - since) / seats
 
 
 def seat_cost(
