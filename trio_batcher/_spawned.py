@@ -23,7 +23,7 @@ from ._child import LEFT_TO_THE_PARENT, Kind, main
 from ._shared import Garbled, Line
 
 if sys.platform != "win32":
-    from ._popen import GLANCE, Popen
+    from ._popen import Popen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,6 +37,8 @@ __all__ = ["Child"]
 _KILLING = 5.0
 # Seconds in which some of a message that has begun comes or goes.
 _STALLED = 5.0
+# Seconds between two looks at what nothing tells of by itself.
+_GLANCE = 0.2
 # Seconds between a process's last descriptor and its end.
 _MOMENT = 0.001
 _ANSWERS = {
@@ -122,7 +124,7 @@ class Child:
             left = until - time.monotonic()
             if left <= 0.0:
                 return False
-            if wait([self._pulse], min(left, GLANCE)):
+            if wait([self._pulse], min(left, _GLANCE)):
                 time.sleep(_MOMENT)  # it has closed all descriptors: the rest takes no time
         return True
 
@@ -158,7 +160,7 @@ class Child:
             kind: what the message is about.
             packed: what it consists of.
             bell: from when it is readable on, patience counts; `None`: from now on.
-            patience: asked for seconds then.
+            patience: asked for seconds then, again and again: it may become less.
             at_most: seconds to wait for the answer in any case.
 
         Raises:
@@ -201,12 +203,14 @@ class Child:
         self, bell: Connection | None, patience: Callable[[], float], at_most: float
     ) -> None:
         """Return when there is an answer."""
-        end = time.monotonic() + min(at_most, patience() if bell is None else math.inf)
-        glance = GLANCE if self._pidfd is None else math.inf
+        end = time.monotonic() + at_most
+        glance = _GLANCE if self._pidfd is None or bell is None else math.inf
         signs: list[Any] = [self._connection, self._pulse]
         if bell is not None:
             signs.append(bell)
         while True:
+            if bell not in signs:
+                end = min(end, time.monotonic() + patience())
             left = min(glance, max(0.0, end - time.monotonic())) if end < math.inf else glance
             ready = wait(signs, left if left < math.inf else None)
             # An answer counts, also if it was the last thing the child did.
@@ -216,7 +220,7 @@ class Child:
                 raise EOFError
             if ready:
                 signs.pop()
-                end = min(end, time.monotonic() + patience())
+                glance = _GLANCE
             elif time.monotonic() >= end:
                 raise TimeoutError
 
