@@ -21,7 +21,6 @@ from trio_batcher.asgi import BatcherMiddleware
 from trio_batcher.fastapi import batcher_lifespan, get_batcher
 from trio_batcher.serving import serve
 
-
 # What a model gets whose answers are wanted: this one's are not, when its callers were cancelled.
 _process.GRACE = 3600.0
 
