@@ -211,7 +211,7 @@ def test_a_full_disk_is_not_the_end(keeper, monkeypatch, number):
 
 
 STEPS = [
-    (_spawned, "wait"),
+    (_spawned, "_readable"),
     (Line, "send"),
     (Line, "receive"),
     (Line, "_room"),
@@ -476,7 +476,7 @@ def refused(number):
     return call
 
 
-CALLS = ["pidfd_open", "memfd_create", "pwrite", "preadv", "waitid"]
+CALLS = ["pidfd_open", "memfd_create", "pwritev", "preadv", "waitid"]
 
 
 @pytest.mark.parametrize("call", [*CALLS, "pidfd_send_signal", "all"])

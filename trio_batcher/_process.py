@@ -47,7 +47,7 @@ _log = logging.getLogger("trio_batcher")
 # Seconds that a child has to end in, once it was told to; then it is killed.
 GRACE = 5.0
 # Seconds that a run has to end in whose answer nobody wants any more; then its child is killed.
-UNWANTED = 0.5
+UNWANTED = 0.25
 # Seconds in which a child that has hung up should have ended: then it is killed.
 _ENDING = 0.5
 # Seconds before a child that died is replaced, if no run has ended well since the death before:
