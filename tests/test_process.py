@@ -26,7 +26,8 @@ from trio_batcher import (
 
 from .hosts import host
 from .models import PATIENCE
-from .puppets import Broken, Doubler, Puppet, Signaller, Strings, Talker
+from .puppets import Broken, Doubler, Puppet, Signaller, Talker
+from .strings import Strings
 
 pytestmark = [
     pytest.mark.usefixtures("on_host"),
@@ -73,6 +74,13 @@ async def test_it_answers_as_a_model_in_a_thread_does():
         first, second = await batcher.infer("pid"), await batcher.infer("pid")
         assert first == second != os.getpid()
         assert batcher.statistics().restarts == 0
+
+
+@pytest.mark.only_on("trio")
+async def test_a_models_process_imports_no_event_loop():
+    """Unless its model does, or the program's main module: starting it takes no time for that."""
+    async with in_process(Doubler) as batcher:
+        assert await batcher.infer("loops") == []
 
 
 @pytest.mark.only_on("trio")
