@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import asynccontextmanager
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import outcome
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from ._shapes import Shape, Shapes
 
 __all__ = ["loaded", "warm_up"]
+
+V = TypeVar("V")
 
 _logger = logging.getLogger("trio_batcher")
 
@@ -237,13 +239,14 @@ async def _in_worker(
     host: Host,
     device: Device[Any],
     limiter: CapacityLimiter,
-    function: Callable[..., Any],
+    function: Callable[..., V],
     *args: Any,
-) -> Any:
+) -> V:
     """Call a device's function in a worker thread, and have it give up if that is cancelled."""
     async with _interrupting(host, device):
         done = await host.in_thread(outcome.capture, function, *args, limiter=limiter)
-    return done.unwrap()
+    result: V = done.unwrap()
+    return result
 
 
 @asynccontextmanager
