@@ -226,7 +226,7 @@ async def _run_once(
                 inputs,
                 load,
                 limiter=host.limiter(1),
-                abandonable=True,
+                until=scope,
             )
             return run.unwrap()
     finally:
