@@ -6,7 +6,6 @@ Imported by the children too, so that it imports little.
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
 import os
 import signal
 import socket
@@ -18,12 +17,10 @@ import types
 from contextlib import suppress
 from pathlib import Path
 
-import trio
+from trio_batcher import _shared
 
-from trio_batcher import _shared, open_batcher
-
-from .hosts import host
-from .models import PATIENCE
+# Longer than any test waits for anything; that of `tests.models`, which imports event loops.
+PATIENCE = 30
 
 
 class Picky(Exception):
@@ -71,6 +68,8 @@ class Doubler:
                 return threading.Lock()
             case "fork":
                 return self.fork()
+            case "loops":
+                return sorted({"anyio", "asyncio", "trio"} & sys.modules.keys())
         return item * 2
 
     def fork(self):
@@ -305,77 +304,3 @@ class Puppet:
             case "hold the lock":
                 # As a model in C can: no other thread of the process runs any more.
                 ctypes.PyDLL(None).pause()
-
-
-class Strings:
-    """The test's end of them."""
-
-    def __init__(self):
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.listener.settimeout(PATIENCE)
-        self.port = self.listener.getsockname()[1]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.listener.close()
-
-    async def puppet(self):
-        """Return the next one that is made."""
-        return String(await host.in_thread(self.accept))
-
-    def accept(self):
-        return self.listener.accept()[0]
-
-
-class String:
-    """What leads one puppet."""
-
-    def __init__(self, connection):
-        connection.settimeout(PATIENCE)
-        self.file = connection.makefile("rw")
-        connection.close()
-        self.pid = 0
-
-    def read(self):
-        try:
-            step, _, pid = self.file.readline().strip().partition(" ")
-        except ConnectionResetError:
-            return ""
-        self.pid = int(pid or 0)
-        return step
-
-    async def step(self):
-        """Wait for what it wants to do next: an empty string once it is gone."""
-        step = await host.in_thread(self.read)
-        if not step:
-            self.file.close()
-        return step
-
-    def say(self, answer="go"):
-        print(answer, file=self.file, flush=True)
-
-    async def follow(self, *steps):
-        """Let it take these steps."""
-        for step in steps:
-            assert await self.step() == step
-            self.say()
-
-
-async def infer_until_told(batcher):
-    """Ask for one result, and go on when there is that and a SIGTERM."""
-    with trio.open_signal_receiver(signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(batcher.infer, 1)
-            await anext(signals)
-
-
-def answer_one(connection):
-    """Ask a model in a process of its own, from this one, and send what comes of it."""
-
-    async def main():
-        async with open_batcher([Doubler, Doubler], run_in="process") as batcher:
-            return await batcher.infer(21), multiprocessing.current_process().daemon
-
-    connection.send(trio.run(main))

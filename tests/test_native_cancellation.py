@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import threading
 
@@ -383,13 +384,23 @@ async def test_a_task_that_is_cancelled_when_it_is_called_on_leaves_nobody_waiti
     assert model.batches == []
 
 
-async def test_the_end_of_the_program_waits_for_a_thread_without_blocking_the_event_loop():
+@pytest.mark.parametrize("batch_timeout", [math.inf, PATIENCE])
+async def test_the_end_of_the_program_waits_for_a_thread_without_blocking_the_event_loop(
+    batch_timeout,
+):
     """Its batch is finished first; only then do our own tasks end, and the token is free again."""
-    model = GatedModel()
+
+    class Model(GatedModel, InferenceModel):
+        infer = GatedModel.__call__
+
+        def close(self):
+            closed.append(self)
+
+    model, closed = Model(), []
     limiter = anyio.CapacityLimiter(1)
 
     async def serve():
-        async with open_batcher(model, limiter=limiter) as batcher:
+        async with open_batcher(model, limiter=limiter, batch_timeout=batch_timeout) as batcher:
             await batcher.infer(1)
 
     this = asyncio.current_task()
@@ -405,6 +416,25 @@ async def test_the_end_of_the_program_waits_for_a_thread_without_blocking_the_ev
     await asyncio.wait({server})
     assert server.cancelled()
     assert limiter.borrowed_tokens == 0
+    assert closed == [model]
+
+
+async def test_the_end_of_the_program_leaves_a_thread_behind_that_hangs():
+    """When its time is over, although whoever watches it is cancelled as well."""
+    model = GatedModel()
+
+    async def serve():
+        async with open_batcher(model, batch_timeout=0.1) as batcher:
+            await batcher.infer(1)
+
+    this = asyncio.current_task()
+    server = asyncio.create_task(serve())
+    await model.started()
+    for task in asyncio.all_tasks() - {this}:
+        task.cancel()
+    await asyncio.wait({server})
+    assert server.cancelled()
+    model.open()
 
 
 @pytest.mark.parametrize("ours", OURS)

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from .models import PATIENCE
-from .puppets import Strings, answer_one
+from .strings import Strings, answer_one
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
 
@@ -27,7 +27,8 @@ PROGRAM = """
 
     import trio
 
-    from tests.puppets import Puppet, infer_until_told
+    from tests.puppets import Puppet
+    from tests.strings import infer_until_told
     from trio_batcher import open_batcher
 
 

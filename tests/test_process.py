@@ -26,7 +26,8 @@ from trio_batcher import (
 
 from .hosts import host
 from .models import PATIENCE
-from .puppets import Broken, Doubler, Puppet, Signaller, Strings, Talker
+from .puppets import Broken, Doubler, Puppet, Signaller, Talker
+from .strings import Strings
 
 pytestmark = [
     pytest.mark.usefixtures("on_host"),
@@ -73,6 +74,13 @@ async def test_it_answers_as_a_model_in_a_thread_does():
         first, second = await batcher.infer("pid"), await batcher.infer("pid")
         assert first == second != os.getpid()
         assert batcher.statistics().restarts == 0
+
+
+@pytest.mark.only_on("trio")
+async def test_a_models_process_imports_no_event_loop():
+    """Unless its model does, or the program's main module: starting it takes no time for that."""
+    async with in_process(Doubler) as batcher:
+        assert await batcher.infer("loops") == []
 
 
 @pytest.mark.only_on("trio")
@@ -192,6 +200,33 @@ async def test_others_have_the_device_while_a_process_is_replaced():
                 child.join()
                 await ask(batcher, outcomes, 2)
     assert outcomes == {2: 4}
+
+
+async def test_others_have_the_device_while_a_process_is_replaced_during_the_warm_up():
+    """That takes no token either."""
+    limiter = host.CapacityLimiter(1)
+
+    async def lead(strings) -> None:
+        puppet = await strings.puppet()
+        await puppet.follow("init")
+        assert await puppet.step() == "infer"
+        puppet.say("exit")
+        assert await puppet.step() == ""
+        puppet = await strings.puppet()
+        assert await puppet.step() == "init"
+        assert await other.infer(1) == "answered"
+        puppet.say()
+        await puppet.follow("infer", "infer", "close")
+
+    with Strings() as strings:
+        async with (
+            host.open_nursery() as nursery,
+            open_batcher(lambda items: ["answered"] * len(items), limiter=limiter) as other,
+        ):
+            nursery.start_soon(lead, strings)
+            model = partial(Puppet, strings.port)
+            async with in_process(model, limiter=limiter, warmup=[1], max_batch_size=1):
+                pass
 
 
 def test_only_a_class_can_be_made_in_a_process():
@@ -398,8 +433,8 @@ async def test_cancelled_while_the_model_is_made_the_child_is_killed():
 
 
 async def test_cancelled_during_the_warm_up_the_run_gets_a_while(monkeypatch):
-    """Then the child is killed; the block is not entered."""
-    monkeypatch.setattr(_process, "GRACE", 0.0)
+    """A short one, then the child is killed; the block is not entered."""
+    monkeypatch.setattr(_process, "UNWANTED", 0.0)
     with Strings() as strings:
         async with host.open_nursery() as nursery:
             with host.CancelScope() as scope:
@@ -481,6 +516,53 @@ async def test_leaving_by_an_exception_gives_a_running_batch_a_while(in_time, mo
         assert outcomes == {1: 2}
     else:
         assert type(outcomes[1]) is BatcherClosed
+
+
+@pytest.mark.parametrize("way", ["normally", "cancelled", "by an exception"])
+@pytest.mark.parametrize("in_time", [True, False])
+async def test_a_batch_that_nobody_waits_for_does_not_keep_the_block(way, in_time, monkeypatch):
+    """It gets a moment, and its child is killed then, also if its callers leave after the block."""
+    monkeypatch.setattr(_process, "GRACE", PATIENCE * 100)
+    monkeypatch.setattr(_process, "UNWANTED", PATIENCE if in_time else 0.0)
+    with Strings() as strings:
+        async with host.open_nursery() as nursery:
+            puppet, callers = None, host.CancelScope()
+            left = host.Event()
+
+            async def lead() -> None:
+                nonlocal puppet
+                puppet = await strings.puppet()
+                await puppet.follow("init")
+
+            async def leave() -> None:
+                with callers:
+                    await batcher.infer(1)
+                left.set()
+                if in_time:
+                    puppet.say()
+                    await puppet.follow("close")
+                assert await puppet.step() == ""
+
+            nursery.start_soon(lead)
+            scope = host.CancelScope()
+            try:
+                with scope:
+                    async with in_process(partial(Puppet, strings.port)) as batcher:
+                        nursery.start_soon(leave)
+                        assert await puppet.step() == "infer"
+                        if way == "normally":
+                            callers.cancel()
+                            await left.wait()
+                        elif way == "cancelled":
+                            scope.cancel()
+                            callers.cancel()
+                            await host.checkpoint()
+                        else:
+                            callers.cancel()
+                            raise KeyError
+            except KeyError:
+                assert way == "by an exception"
+            assert scope.cancelled_caught == (way == "cancelled")
 
 
 async def test_leaving_by_an_exception_ends_the_wait_before_a_restart(monkeypatch):

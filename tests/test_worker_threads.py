@@ -48,7 +48,7 @@ async def abandoned(ours, gate, limiter):
                     scope.cancel()
 
                 nursery.start_soon(cancel)
-                await ours.in_thread(gate, limiter=limiter, abandonable=True)
+                await ours.in_thread(gate, limiter=limiter, until=scope)
         assert scope.cancelled_caught
         yield
     finally:
@@ -62,7 +62,7 @@ async def test_a_call_that_is_abandoned_gives_its_token_back_while_its_thread_ru
     with ours.threads():
         async with abandoned(ours, gate, limiter):
             assert limiter.borrowed_tokens == 0
-            assert await ours.in_thread(int, "3", limiter=limiter, abandonable=True) == 3
+            assert await ours.in_thread(int, "3", limiter=limiter, until=host.CancelScope()) == 3
             assert not gate.left.is_set()
         assert limiter.borrowed_tokens == 0
 
@@ -125,7 +125,8 @@ async def test_a_call_that_waits_for_its_token_starts_no_thread_once_it_is_cance
     ran = []
     await limiter.acquire_on_behalf_of("somebody")
     with ours.threads(), host.move_on_after(0.01) as scope:
-        await ours.in_thread(ran.append, 1, limiter=limiter, abandonable=abandonable)
+        until = scope if abandonable else None
+        await ours.in_thread(ran.append, 1, limiter=limiter, until=until)
     assert scope.cancelled_caught
     assert limiter.statistics().tasks_waiting == 0
     limiter.release_on_behalf_of("somebody")
@@ -141,7 +142,8 @@ async def test_what_the_function_raises_is_raised_as_it_is(abandonable):
         raise error
 
     with ours.threads(), pytest.raises(RuntimeError) as caught:
-        await ours.in_thread(fail, limiter=limiter, abandonable=abandonable)
+        until = host.CancelScope() if abandonable else None
+        await ours.in_thread(fail, limiter=limiter, until=until)
     assert caught.value is error
     assert limiter.borrowed_tokens == 0
 
@@ -155,9 +157,9 @@ from tests.hosts import host
 from trio_batcher._hosts import current_host
 async def main():
     ours = current_host()
-    with ours.threads(), host.move_on_after(0.01):
+    with ours.threads(), host.move_on_after(0.01) as scope:
         await ours.in_thread(
-            threading.Event().wait, limiter=host.CapacityLimiter(1), abandonable=True
+            threading.Event().wait, limiter=host.CapacityLimiter(1), until=scope
         )
     print("over", flush=True)
 import asyncio

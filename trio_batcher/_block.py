@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["Block", "Garbled", "new_block"]
 
 
+# The fewest parts that each kernel takes in one call.
+_AT_ONCE = 16
+
+
 class Garbled(EOFError):
     """What has come is no message, or not the one that had to come."""
 
@@ -24,6 +28,7 @@ class Block:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self._size = 0
 
     def close(self) -> None:
         """Let go of it; the memory is freed when the other side has, too."""
@@ -33,16 +38,19 @@ class Block:
         # Only while a process is being spawned: that is when a descriptor can be handed on.
         return _inherited, (reduction.DupFd(self.fd),)
 
-    @property
-    def size(self) -> int:
-        """How many bytes it holds."""
-        return os.fstat(self.fd).st_size
+    def has(self, size: int) -> bool:
+        """Return whether it holds so many bytes, or has done so before."""
+        if self._size < size:
+            self._size = os.fstat(self.fd).st_size
+        return self._size >= size
 
     def write(self, parts: Sequence[memoryview]) -> None:
         """Write the parts from the beginning on."""
-        offset = 0
+        # All at once, as far as that goes: each call costs more than a small part.
+        done = offset = os.pwritev(self.fd, parts[:_AT_ONCE], 0)
         for part in parts:
-            left = part
+            left = part[done:]
+            done = max(0, done - len(part))
             while left:
                 written = os.pwrite(self.fd, left, offset)
                 left, offset = left[written:], offset + written

@@ -152,8 +152,8 @@ class _Service:
 
     def _packed(self, results: Any) -> tuple[Kind, Packed]:
         listed = _listed(results)
-        kind = Kind.DONE
-        if any(issubclass(type(each), BaseException) for each in listed):
+        types, kind = set(map(type, listed)), Kind.DONE
+        if any(issubclass(each, BaseException) for each in types):
             results = listed = [
                 tell(each) if issubclass(type(each), BaseException) else each for each in listed
             ]
@@ -166,7 +166,7 @@ class _Service:
             if not listed:
                 raise _not_sent(exc) from exc  # noqa: ASYNC104
             return Kind.EACH, _one_by_one(listed)  # noqa: ASYNC104
-        if not all(map(_is_plain, listed)):
+        if not (_PLAIN.issuperset(types) or all(map(_is_plain, listed))):
             self.kept = listed
         return kind, packed
 

@@ -146,6 +146,8 @@ class Engine(Generic[T]):
                 self._scheduler.queue.discard(request)
         if self._scheduler.closing:
             self._ring()
+        if self._aborted:
+            self._interrupt()
 
     def _refusal(self, count: int, deadline: float, now: float) -> BatcherError | None:
         if self._scheduler.closing:
@@ -319,11 +321,18 @@ class Engine(Generic[T]):
     def abort(self) -> None:
         """Turn away who waits, cancel what can be cancelled; a running thread is waited for."""
         self._aborted = True
-        for device in self._scheduler.devices:
-            device.interrupt()
         self._empty()
+        self._interrupt()
         self._attendants.dismiss()
         self._scope.cancel()
+
+    def _interrupt(self) -> None:
+        wanted = self.outcomes.missing(self._scheduler.queue.added)
+        for device in self._scheduler.devices:
+            if wanted:
+                device.interrupt()
+            else:
+                device.give_up()
 
     @contextmanager
     def _faults_kept(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import asynccontextmanager
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import outcome
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["loaded", "warm_up"]
 
+V = TypeVar("V")
+
 _logger = logging.getLogger("trio_batcher")
 
 
@@ -48,9 +50,7 @@ async def loaded(
     """
 
     async def load(device: Device[Any]) -> None:
-        async with _interrupting(host, device):
-            loading = await host.in_thread(outcome.capture, device.load, limiter=limiter)
-        loading.unwrap()
+        await _in_worker(host, device, limiter, device.load)
 
     async def close() -> list[BaseException]:
         with host.shield():
@@ -212,9 +212,10 @@ async def _run_once(
         finally:
             limiter.release_on_behalf_of(device)
     if not device.is_watched:
-        async with _interrupting(host, device):
-            run = await host.in_thread(outcome.capture, device.run, inputs, load, limiter=limiter)
-        return run.unwrap()
+        if device.has_to_be_prepared:
+            # Meanwhile others have the token.
+            await _in_worker(host, device, host.limiter(1), device.prepare)
+        return await _in_worker(host, device, limiter, device.run, inputs, load)
     await limiter.acquire_on_behalf_of(device)
     try:
         with host.shield() as scope:
@@ -225,7 +226,7 @@ async def _run_once(
                 inputs,
                 load,
                 limiter=host.limiter(1),
-                abandonable=True,
+                until=scope,
             )
             return run.unwrap()
     finally:
@@ -234,9 +235,23 @@ async def _run_once(
     return Raised(took_too_long(device.batch_timeout))
 
 
+async def _in_worker(
+    host: Host,
+    device: Device[Any],
+    limiter: CapacityLimiter,
+    function: Callable[..., V],
+    *args: Any,
+) -> V:
+    """Call a device's function in a worker thread, and have it give up if that is cancelled."""
+    async with _interrupting(host, device):
+        done = await host.in_thread(outcome.capture, function, *args, limiter=limiter)
+    result: V = done.unwrap()
+    return result
+
+
 @asynccontextmanager
 async def _interrupting(host: Host, device: Device[Any]) -> AsyncGenerator[None]:
-    """Interrupt the device if the block, which waits for its worker, is cancelled."""
+    """Have the device give up if the block, which waits for its worker, is cancelled."""
     if not device.can_be_interrupted:
         yield
         return
@@ -247,7 +262,7 @@ async def _interrupting(host: Host, device: Device[Any]) -> AsyncGenerator[None]
             await ended.wait()
         finally:
             if not ended.is_set():
-                device.interrupt()
+                device.give_up()
 
     async with host.open_nursery() as nursery:
         nursery.start_soon(watch)

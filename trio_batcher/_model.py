@@ -145,6 +145,10 @@ class Keeper(Protocol):
         """Have a call that is under way end soon. Callable from any thread."""
         ...
 
+    def give_up(self) -> None:
+        """Have it end sooner: nobody wants its result. Callable from any thread."""
+        ...
+
 
 class ModelSource:
     """One of the models a user passed: how to get it, where it runs, how to let it go.

@@ -20,12 +20,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-__all__ = ["GLANCE", "Popen"]
+__all__ = ["Popen"]
 
 # What `multiprocessing` is told where nobody knows the exit code, so that it asks no more.
 _UNKNOWN = 255
-# Seconds between two looks at a child where the kernel does not tell of its end.
-GLANCE = 0.2
 
 
 class Popen(popen_spawn_posix.Popen):

@@ -33,11 +33,21 @@ if TYPE_CHECKING:
     from ._model import ModelSource
     from ._shared import Block, Packed
 
-__all__ = ["GRACE", "LONGEST_DELAY", "SHORTEST_DELAY", "START_ATTEMPTS", "Keeper", "in_processes"]
+__all__ = [
+    "GRACE",
+    "LONGEST_DELAY",
+    "SHORTEST_DELAY",
+    "START_ATTEMPTS",
+    "UNWANTED",
+    "Keeper",
+    "in_processes",
+]
 
 _log = logging.getLogger("trio_batcher")
 # Seconds that a child has to end in, once it was told to; then it is killed.
 GRACE = 5.0
+# Seconds that a run has to end in whose answer nobody wants any more; then its child is killed.
+UNWANTED = 0.25
 # Seconds in which a child that has hung up should have ended: then it is killed.
 _ENDING = 0.5
 # Seconds before a child that died is replaced, if no run has ended well since the death before:
@@ -85,7 +95,7 @@ def _check_importable(factory: Any) -> None:
 class Keeper:
     """Stands for the model in the parent; sees to it that there is a child.
 
-    All but `interrupt` and `is_ready` is called in worker threads, one call at a time.
+    All but `interrupt`, `give_up` and `is_ready` is called in worker threads, one call at a time.
 
     Attributes:
         batch_timeout: seconds that a run may take; then the child is killed.
@@ -144,13 +154,20 @@ class Keeper:
 
     def interrupt(self) -> None:
         """Let a run that is under way end within `GRACE`, loading and waiting at once."""
+        self._end_within(GRACE)
+
+    def give_up(self) -> None:
+        """Let a run that is under way end within `UNWANTED`, loading and waiting at once."""
+        self._end_within(UNWANTED)
+
+    def _end_within(self, seconds: float) -> None:
         if os.getpid() != self._owner:
             return  # a forked copy: the bell is its parent's too
         with self._lock:
-            if self._give_up_at == math.inf:
-                self._give_up_at = time.monotonic() + GRACE
-                if self._ringer is not None:
-                    self._ringer.send_bytes(b"!")
+            first = self._give_up_at == math.inf
+            self._give_up_at = min(self._give_up_at, time.monotonic() + seconds)
+            if first and self._ringer is not None:
+                self._ringer.send_bytes(b"!")
 
     def is_ready(self) -> bool:
         """Return whether there is a child that waits for a batch; if not, `ready` helps."""
@@ -261,7 +278,9 @@ class Keeper:
                 return  # there is nothing to close
             until = time.monotonic() + GRACE
             try:
-                kind, answer = child.ask(Kind.CLOSE, NOTHING, None, lambda: GRACE)
+                kind, answer = child.ask(
+                    Kind.CLOSE, NOTHING, None, lambda: until - time.monotonic()
+                )
                 ended = child.has_ended(max(0.0, until - time.monotonic()))
             except EOFError:
                 msg = f"the model's process died while it closed the model: {child.end(_ENDING)}"

@@ -84,7 +84,7 @@ class Runner(Generic[T]):
 
     @property
     def can_be_interrupted(self) -> bool:
-        """Whether `interrupt` has any effect."""
+        """Whether `interrupt` and `give_up` have any effect."""
         return self._keeper is not None
 
     @property
@@ -115,6 +115,11 @@ class Runner(Generic[T]):
         """Have what the worker does here end soon, as far as that is possible."""
         if self._keeper is not None:
             self._keeper.interrupt()
+
+    def give_up(self) -> None:
+        """Have it end sooner still: nobody wants what comes of it."""
+        if self._keeper is not None:
+            self._keeper.give_up()
 
     def load(self) -> None:
         """Construct the model. Called in the worker."""

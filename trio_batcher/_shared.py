@@ -73,7 +73,11 @@ class Line:
         self.our_turn = True
         self._outgoing = outgoing
         self._incoming = incoming
-        # Whoever closes all descriptors gets their numbers again, for files of its own.
+        # Whoever closes all descriptors gets their numbers again, for files of its own: what is
+        # written to is looked at before. What is read tells by itself, and does no harm.
+        self._fds = [] if sys.platform == "win32" else [connection.fileno()]
+        if outgoing is not None:
+            self._fds.append(outgoing.fd)
         self._files = self._identities()
         # The parts of the last message: fresh memory costs more than what is copied into it.
         self._spare: list[bytearray] = []
@@ -94,7 +98,7 @@ class Line:
         header = _HEADER.pack(self.number, kind, way, len(sizes), sum(sizes) - self.number)
         self.our_turn = False
         try:
-            self.connection.send_bytes(header)
+            self._put(header)
             if way == _IN_THE_PIPE:
                 self._send_all(views)
         except OSError as exc:
@@ -109,10 +113,8 @@ class Line:
             MemoryError: there is no room for it. It was passed over, if it is `our_turn`.
         """
         self.our_turn = False
-        self._check_files()
         try:
-            header = self.connection.recv_bytes(_HEADER.size)
-            self.heard, kind, way, count, total = _HEADER.unpack(header)
+            self.heard, kind, way, count, total = _HEADER.unpack(self._get())
             fill = self._filler(way, count, total)
             sizes = array("Q", bytes(8 * count))
             offset = fill(memoryview(sizes).cast("B"), 0)
@@ -127,12 +129,28 @@ class Line:
                 raise
             for part in parts:
                 offset = fill(part, offset)
-        except struct.error as exc:
-            raise Garbled("a header of another length") from exc
         except OSError as exc:
             raise _gone(exc) from exc
         self.our_turn = True
         return kind, parts
+
+    # Without the length that a connection puts before each message: half the time.
+
+    def _put(self, header: bytes) -> None:
+        if sys.platform == "win32":
+            self.connection.send_bytes(header)
+        elif os.write(self._fds[0], header) != _HEADER.size:
+            raise Garbled("no room for a header")
+
+    def _get(self) -> bytes:
+        if sys.platform == "win32":
+            return self.connection.recv_bytes(_HEADER.size)
+        header = b""
+        while left := _HEADER.size - len(header):
+            if not (more := os.read(self._fds[0], left)):
+                raise EOFError
+            header += more
+        return header
 
     def _filler(self, way: int, count: int, total: int) -> Callable[[memoryview, int], int]:
         if count < 2:  # noqa: PLR2004  its number, and a pickle
@@ -141,7 +159,7 @@ class Line:
             return self._receive_into
         if way != _IN_THE_BLOCK or self._incoming is None:
             raise Garbled("it is nowhere")
-        if 8 * count + total > self._incoming.size:
+        if not self._incoming.has(8 * count + total):
             raise Garbled("it is longer than the shared memory")
         return self._incoming.read_into
 
@@ -188,11 +206,8 @@ class Line:
             raise Garbled("its descriptors were closed, and belong to somebody else")
 
     def _identities(self) -> list[tuple[int, int]]:
-        fds = [block.fd for block in (self._outgoing, self._incoming) if block is not None]
-        if sys.platform != "win32":
-            fds.append(self.connection.fileno())
         try:
-            return [(found.st_dev, found.st_ino) for found in map(os.fstat, fds)]
+            return [(found.st_dev, found.st_ino) for found in map(os.fstat, self._fds)]
         except OSError as exc:
             raise EOFError from exc
 

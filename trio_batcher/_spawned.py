@@ -23,7 +23,7 @@ from ._child import LEFT_TO_THE_PARENT, Kind, main
 from ._shared import Garbled, Line
 
 if sys.platform != "win32":
-    from ._popen import GLANCE, Popen
+    from ._popen import Popen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,6 +37,10 @@ __all__ = ["Child"]
 _KILLING = 5.0
 # Seconds in which some of a message that has begun comes or goes.
 _STALLED = 5.0
+# Seconds between two looks at what nothing tells of by itself.
+_GLANCE = 0.2
+# Seconds that are waited for in one go.
+_LONG = 1e5
 # Seconds between a process's last descriptor and its end.
 _MOMENT = 0.001
 _ANSWERS = {
@@ -102,7 +106,7 @@ class Child:
         # whatever the child has forked, so Linux's own way is better.
         self._pidfd: int | None = getattr(self._popen, "pidfd", None)
         self._pulse = self._process.sentinel if self._pidfd is None else self._pidfd
-        # Asked before each batch: ten times as fast as `wait`.
+        # Asked before each batch.
         self._poll = select.poll() if hasattr(select, "poll") else None
         if self._poll is not None:
             self._poll.register(self._pulse, select.POLLIN)
@@ -122,7 +126,7 @@ class Child:
             left = until - time.monotonic()
             if left <= 0.0:
                 return False
-            if wait([self._pulse], min(left, GLANCE)):
+            if wait([self._pulse], min(left, _GLANCE)):
                 time.sleep(_MOMENT)  # it has closed all descriptors: the rest takes no time
         return True
 
@@ -158,7 +162,7 @@ class Child:
             kind: what the message is about.
             packed: what it consists of.
             bell: from when it is readable on, patience counts; `None`: from now on.
-            patience: asked for seconds then.
+            patience: asked for seconds then, again and again: it may become less.
             at_most: seconds to wait for the answer in any case.
 
         Raises:
@@ -201,14 +205,16 @@ class Child:
         self, bell: Connection | None, patience: Callable[[], float], at_most: float
     ) -> None:
         """Return when there is an answer."""
-        end = time.monotonic() + min(at_most, patience() if bell is None else math.inf)
-        glance = GLANCE if self._pidfd is None else math.inf
+        end = time.monotonic() + at_most
+        glance = _GLANCE if self._pidfd is None or bell is None else math.inf
         signs: list[Any] = [self._connection, self._pulse]
         if bell is not None:
             signs.append(bell)
         while True:
+            if bell not in signs:
+                end = min(end, time.monotonic() + patience())
             left = min(glance, max(0.0, end - time.monotonic())) if end < math.inf else glance
-            ready = wait(signs, left if left < math.inf else None)
+            ready = _readable(signs, left)
             # An answer counts, also if it was the last thing the child did.
             if self._connection in ready:
                 return
@@ -216,7 +222,7 @@ class Child:
                 raise EOFError
             if ready:
                 signs.pop()
-                end = min(end, time.monotonic() + patience())
+                glance = _GLANCE
             elif time.monotonic() >= end:
                 raise TimeoutError
 
@@ -248,6 +254,17 @@ class Child:
         if self.exit_code is None:
             return "nobody knows how, as somebody else was told (or SIGCHLD is ignored)"
         return _how(self.exit_code)
+
+
+def _readable(signs: list[Any], seconds: float) -> list[Any]:
+    """Return which of them are readable, waiting for one; ten times as fast as `wait`."""
+    if not hasattr(select, "poll"):
+        return wait(signs, seconds if seconds < math.inf else None)
+    poll = select.poll()
+    for sign in signs:
+        poll.register(sign, select.POLLIN)
+    ready = dict(poll.poll(math.ceil(1e3 * min(seconds, _LONG)) if seconds < math.inf else None))
+    return [each for each in signs if (each if isinstance(each, int) else each.fileno()) in ready]
 
 
 def _bound(connection: Connection) -> None:

@@ -66,14 +66,8 @@ class Watch(Generic[T]):
                 self._bell.ring()
                 try:
                     await self._host.in_thread(
-                        function, device, *args, limiter=self._host.limiter(1), abandonable=True
+                        function, device, *args, limiter=self._host.limiter(1), until=scope
                     )
-                except Exception:
-                    raise
-                except BaseException:
-                    # Left behind; by the watch, or as asyncio has cancelled us through the shield.
-                    device.abandoned = True
-                    raise
                 finally:
                     del self._busy[device]
                     self._bell.ring()
@@ -89,16 +83,25 @@ class Watch(Generic[T]):
         self._bell.ring()
 
     async def serve(self) -> None:
-        """Watch until dismissed. A cancellation from outside does not reach it."""
+        """Watch until dismissed. A cancellation from outside does not reach it.
+
+        One of asyncio's own does, and ends it when no thread is waited for any more.
+        """
+        cancelled: BaseException | None = None
         with self._host.shield():
-            while self._busy or not self._dismissed:
+            while self._busy or not (self._dismissed or cancelled):
                 now = self._host.now()
                 for device, scope in [*self._busy.items()]:
                     if device.since + device.batch_timeout <= now and self._given_up(device):
                         scope.cancel()
                 # One that is not at a run now cannot have been at one for too long before then.
                 ends = [min(each.since, now) + each.batch_timeout for each in self._busy]
-                await self._bell.listen(min(ends, default=inf))
+                try:
+                    await self._bell.listen(min(ends, default=inf))
+                except self._host.cancelled as exc:
+                    cancelled = exc
+        if cancelled is not None:
+            raise cancelled
 
     def _given_up(self, device: Device[T]) -> bool:
         """Give a device up if its thread is still at that run, and tell those whose batch it is."""

@@ -1,4 +1,4 @@
-"""What `test_hanging.py` serves: a FastAPI application whose model hangs, in a process of its own.
+"""What `test_servers.py` serves: a FastAPI application whose model hangs, in a process of its own.
 
 It says ``hangs`` on standard output when it does. Run as a program, it is served by
 `trio_batcher.serving.serve`, on the event loop that is named.
@@ -16,10 +16,13 @@ import anyio
 from fastapi import Depends, FastAPI
 from hypercorn.config import Config
 
-from trio_batcher import Batcher, open_batcher
+from trio_batcher import Batcher, _process, open_batcher
 from trio_batcher.asgi import BatcherMiddleware
 from trio_batcher.fastapi import batcher_lifespan, get_batcher
 from trio_batcher.serving import serve
+
+# What a model gets whose answers are wanted: this one's are not, when its callers were cancelled.
+_process.GRACE = 3600.0
 
 
 class Hanging:

@@ -250,7 +250,7 @@ def test_a_second_signal_ends_it_at_once(name, second, tmp_path):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_model_that_hangs_in_a_process_does_not_keep_a_server(name, tmp_path):
-    """Told to stop, it gives the requests up when their time is over, and then their batch."""
+    """Told to stop, it gives the requests up when their time is over, and their batch with them."""
     if name.endswith("quart"):
         pytest.skip("the same server")
     command = [HANGING if each == "tests.integration.served" else each for each in COMMANDS[name]]

@@ -113,6 +113,11 @@ class CancelScope(Protocol):
 
     deadline: float
 
+    @property
+    def cancel_called(self) -> bool:
+        """Whether it was cancelled, or its deadline is over."""
+        ...
+
     def cancel(self) -> None:
         """Cancel what runs inside, also if it is entered only later."""
         ...
@@ -254,13 +259,13 @@ class Host(Protocol):
         function: Callable[..., V],
         *args: Any,
         limiter: CapacityLimiter,
-        abandonable: bool = False,
+        until: CancelScope | None = None,
     ) -> V:
         """Run ``function(*args)`` in a worker thread that holds one of the limiter's tokens.
 
-        Cancellable until the thread has started; afterwards only if it is ``abandonable``. Then
-        the token is given back at once, and the thread is left to itself: what it returns or
-        raises is dropped, and neither the block nor the interpreter waits for it.
+        Cancellable until the thread has started; afterwards only by ``until``, a shield around
+        the call. Then the token is given back at once, and the thread is left to itself: what it
+        returns or raises is dropped, and neither the block nor the interpreter waits for it.
 
         Raises:
             ThreadNotStarted: the system has no thread.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
     from contextlib import AbstractAsyncContextManager
 
-    from . import CapacityLimiter, Nursery, Sleeper
+    from . import CancelScope, CapacityLimiter, Nursery, Sleeper
 
 __all__ = ["AsyncioHost"]
 
@@ -178,7 +178,7 @@ class AsyncioHost:
         function: Callable[..., V],
         *args: Any,
         limiter: CapacityLimiter,
-        abandonable: bool = False,
+        until: CancelScope | None = None,
     ) -> V:
         token = object()
         await _acquire(limiter, token)
@@ -187,8 +187,8 @@ class AsyncioHost:
             ended = asyncio.Event()
             answer = worker.start(function, args, lambda: self.post(ended.set))
             try:
-                if abandonable:
-                    await ended.wait()
+                if until is not None:
+                    await wait_out(ended, until)
                 else:
                     with anyio.CancelScope(shield=True):
                         await wait_out(ended)

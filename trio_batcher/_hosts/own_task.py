@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
+    from . import CancelScope
+
 __all__ = ["OwnTask", "wait_out"]
 
 V = TypeVar("V")
@@ -130,12 +132,15 @@ class OwnTask(Generic[V]):
         self._ended.set()
 
 
-async def wait_out(event: asyncio.Event) -> None:
-    """Wait for it, however often the task is cancelled; the cancellation is raised afterwards."""
+async def wait_out(event: asyncio.Event, until: CancelScope | None = None) -> None:
+    """Wait for it, however often the task is cancelled; the cancellation is raised afterwards.
+
+    When that scope is cancelled, it is raised at once.
+    """
     try:
         await event.wait()
     except asyncio.CancelledError:
-        while not event.is_set():
+        while not (event.is_set() or (until is not None and until.cancel_called)):
             with suppress(asyncio.CancelledError):
                 await event.wait()  # noqa: ASYNC102  as it says
         raise

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from types import TracebackType
 
-    from . import CapacityLimiter, Sleeper
+    from . import CancelScope, CapacityLimiter, Sleeper
 
 __all__ = ["TrioHost"]
 
@@ -184,7 +184,7 @@ class TrioHost:
         function: Callable[..., V],
         *args: Any,
         limiter: CapacityLimiter,
-        abandonable: bool = False,
+        until: CancelScope | None = None,
     ) -> V:
         turn = _Turn(limiter)
 
@@ -196,7 +196,7 @@ class TrioHost:
             return await trio.to_thread.run_sync(
                 call,
                 thread_name="trio_batcher",
-                abandon_on_cancel=abandonable,
+                abandon_on_cancel=until is not None,
                 # to_thread documents that it needs no more of a limiter than this has.
                 limiter=cast("trio.CapacityLimiter", turn),
             )
