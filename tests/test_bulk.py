@@ -234,7 +234,7 @@ async def test_beside_others_who_fill_the_queue_it_gets_on(virtual_time):
     assert results == [2 * item for item in range(100)]
 
 
-@pytest.mark.parametrize("leaving", ["answered", "cancelled", "hopeless"])
+@pytest.mark.parametrize("leaving", ["answered", "cancelled"])
 async def test_whatever_makes_room_is_noticed(leaving, virtual_time):
     """With the queue full of others, and nothing of its own in it, it goes on when they go."""
     model = TimedModel(fixed=1.0, per_item=0)
@@ -246,18 +246,14 @@ async def test_whatever_makes_room_is_noticed(leaving, virtual_time):
         await batcher.infer(0)
         scopes = []
 
-        async def other(patience):
-            with host.move_on_after(patience) as scope:
+        async def other():
+            with host.CancelScope() as scope:
                 scopes.append(scope)
-                try:
-                    await batcher.infer_many([1, 1])
-                except DeadlineUnreachable:
-                    assert leaving == "hopeless"
+                await batcher.infer_many([1, 1])
 
-        nursery.start_soon(other, math.inf)
-        await wait_all_tasks_blocked()
-        nursery.start_soon(other, 1.8 if leaving == "hopeless" else math.inf)
-        await wait_all_tasks_blocked()
+        for _ in range(2):
+            nursery.start_soon(other)
+            await wait_all_tasks_blocked()
         start = host.current_time()
         async with batcher.map([5]) as results:
             await wait_all_tasks_blocked()
@@ -266,6 +262,34 @@ async def test_whatever_makes_room_is_noticed(leaving, virtual_time):
             assert await anext(results) == 10
         took = host.current_time() - start
     assert took == pytest.approx(3.0 if leaving == "answered" else 2.0)
+
+
+async def test_room_that_the_hopeless_leave_is_noticed(virtual_time):
+    """Those who are refused while the device waits for its turn: it goes on at that moment."""
+    model = TimedModel(fixed=1.0, per_item=0)
+    limiter = host.CapacityLimiter(1)
+    async with (
+        open_batcher(model, max_batch_size=2, max_queue_size=2, limiter=limiter) as batcher,
+        host.open_nursery() as nursery,
+    ):
+        for size in (1, 1, 2, 2):
+            await batcher.infer_many([0] * size)
+
+        async def others():
+            with host.move_on_after(1.8), pytest.raises(DeadlineUnreachable):
+                await batcher.infer_many([1, 1])
+
+        async with limiter:
+            nursery.start_soon(others)
+            await wait_all_tasks_blocked()
+            async with batcher.map([5]) as results:
+                await host.sleep(0.5)
+                assert batcher.statistics().submitted == 8
+                await host.sleep(0.5)
+                assert batcher.statistics().submitted == 9
+                limiter.release()
+                assert await anext(results) == 10
+                await limiter.acquire()
 
 
 async def test_an_endless_input_leaves_the_loop_to_others():
@@ -545,9 +569,14 @@ async def test_a_job_that_is_too_long_ends_no_later_than_its_deadline(order, vir
 async def test_near_its_deadline_each_item_is_refused_by_itself(virtual_time):
     """Where errors are given: an instance for each, and the others have their results."""
     model = TimedModel(fixed=1.0, per_item=0)
-    async with open_batcher(model, max_batch_size=4) as batcher:
+    async with (
+        open_batcher(model, max_batch_size=4) as batcher,
+        host.open_nursery() as nursery,
+    ):
         for size in (1, 1, 4, 4):
             await batcher.infer_many([0] * size)
+        # The device is wanted: it runs nobody who would be late.
+        nursery.start_soon(batcher.infer_many, [0] * 16)
         with host.move_on_after(2.5):
             got = await everything(batcher.map(range(16), errors="return"))
     refused = [result for result in got if isinstance(result, DeadlineUnreachable)]

@@ -1,7 +1,8 @@
 """Each caller gets exactly one outcome, and each outcome is counted once.
 
 Everything here happens in the event loop. `caller` of a request or a group is the one
-mark of who still waits: whoever answers a caller, or sees it leave, sets it to `None`.
+mark of who still waits: whoever answers a caller, or sees it leave, sets it to `None`. A request
+that has its outcome is of no group any more.
 """
 
 from __future__ import annotations
@@ -225,7 +226,6 @@ class Outcomes(Generic[T]):
                 wake(caller, outcome)
                 completed += 1
         self.completed += completed
-        self._announce_room()
 
     def reject(
         self, requests: Iterable[Request[T]], error: Callable[[Request[T]], BatcherError]
@@ -239,7 +239,7 @@ class Outcomes(Generic[T]):
             settled += count
         if settled:
             self._log_some()
-        self._announce_room()
+        self.announce_room()
 
     def _log_some(self) -> None:
         if self._host.now() >= self._log_at:
@@ -266,14 +266,14 @@ class Outcomes(Generic[T]):
         request.caller = None
         self.cancelled += 1
         self._discard((request,))
-        self._announce_room()
+        self.announce_room()
 
     def abandon_group(self, group: Group[T]) -> None:
         """Forget all of a group's requests that have no outcome yet."""
         group.caller = None
         self.cancelled += group.missing
         self._discard(group.dissolved())
-        self._announce_room()
+        self.announce_room()
 
     def abandon_members(self, members: Collection[Member[T]]) -> None:
         """Forget some of a group's requests; the group hears of them no more."""
@@ -281,9 +281,10 @@ class Outcomes(Generic[T]):
             member.group = None
         self.cancelled += len(members)
         self._discard(members)
-        self._announce_room()
+        self.announce_room()
 
-    def _announce_room(self) -> None:
+    def announce_room(self) -> None:
+        """Have those look again who wait for room in the queue."""
         for bell in self.short_of_room:
             bell.ring()
 
@@ -293,6 +294,7 @@ class Outcomes(Generic[T]):
         group = request.group
         if group.caller is None:
             return 0
+        request.group = None
         if group.take(request, result):
             caller, group.caller = group.caller, None
             group.dissolved()
@@ -306,6 +308,7 @@ class Outcomes(Generic[T]):
         if caller is None:
             return 0
         if group is not None and group.goes_on:
+            request.group = None
             group.take(request, Failure(error))
             return 1
         sleeper.caller = None
