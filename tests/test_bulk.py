@@ -264,34 +264,6 @@ async def test_whatever_makes_room_is_noticed(leaving, virtual_time):
     assert took == pytest.approx(3.0 if leaving == "answered" else 2.0)
 
 
-async def test_room_that_the_hopeless_leave_is_noticed(virtual_time):
-    """Those who are refused while the device waits for its turn: it goes on at that moment."""
-    model = TimedModel(fixed=1.0, per_item=0)
-    limiter = host.CapacityLimiter(1)
-    async with (
-        open_batcher(model, max_batch_size=2, max_queue_size=2, limiter=limiter) as batcher,
-        host.open_nursery() as nursery,
-    ):
-        for size in (1, 1, 2, 2):
-            await batcher.infer_many([0] * size)
-
-        async def others():
-            with host.move_on_after(1.8), pytest.raises(DeadlineUnreachable):
-                await batcher.infer_many([1, 1])
-
-        async with limiter:
-            nursery.start_soon(others)
-            await wait_all_tasks_blocked()
-            async with batcher.map([5]) as results:
-                await host.sleep(0.5)
-                assert batcher.statistics().submitted == 8
-                await host.sleep(0.5)
-                assert batcher.statistics().submitted == 9
-                limiter.release()
-                assert await anext(results) == 10
-                await limiter.acquire()
-
-
 async def test_an_endless_input_leaves_the_loop_to_others():
     """However fast the input and the loop over the results are."""
     async with open_batcher(double, max_batch_size=8) as batcher:
