@@ -114,7 +114,6 @@ def checked(results: Any, size: int) -> list[Any]:
         Exception: what the results raise when they are looked at. Results may be computed only
             then: so it is as if the model itself had raised it.
     """
-    values: list[Any] = []
     try:
         values = listed(results, size)
         for i, value in enumerate(values):
@@ -125,7 +124,6 @@ def checked(results: Any, size: int) -> list[Any]:
         return _unusable(TypeError(*exc.args), size)
     except BaseException as exc:
         _leave_us_out(exc)
-        del values, results  # the traceback has this frame
         raise
     if len(values) != size:
         return [Failure(ResultCountError(size, len(values))) for _ in range(size)]
