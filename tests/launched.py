@@ -91,7 +91,7 @@ class Stage:
         )
         self.scheduler = Scheduler([self.device], Limits(most, 0.0), self.clock)
         host = SimpleNamespace(limiter=lambda _: None)
-        nothing = dict.fromkeys(["deliver", "refuse", "ring", "watch"])
+        nothing = dict.fromkeys(["outcomes", "deliver", "ring", "watch"])
         self.done = Bursts(host, self.scheduler, None, **nothing).done
         self.wanted, self.aborted = False, SimpleNamespace(wait=self.clock.wait)
         self.answers, self.refused, self.delivered = [], [], []

@@ -314,6 +314,9 @@ async def test_a_batcher_behind_the_middleware():
             assert refused.problem == (503, "overloaded")
             assert int(refused.headers["retry-after"]) >= 1
         assert running.status == waiting.status == 200
-        unreachable = await Exchange(headers={"grpc-timeout": "10m"})(served)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(Exchange(), served)
+            await trio.testing.wait_all_tasks_blocked()
+            unreachable = await Exchange(headers={"grpc-timeout": "10m"})(served)
         assert unreachable.problem == (504, "deadline")
         assert batcher.statistics().rejected["deadline"] == 1

@@ -6,6 +6,7 @@ import copy
 import traceback
 from array import array
 from collections import deque
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, strategies as st
@@ -53,7 +54,7 @@ class Driven:
         except BaseException as exc:  # noqa: ASYNC103  as a device does
             for requests, reason, size in self.bisection.failed(segment, exc, segment.parts(exc)):
                 self._settle(requests, failures(reason, len(requests), size))
-            return
+            return  # noqa: ASYNC104
         self.bisection.succeeded(segment)
         self._settle(segment, outcomes)
 
@@ -531,20 +532,61 @@ def test_results_that_panic_are_the_models_failure():
     """Whatever is raised while they are read: it ends neither the thread nor the event loop."""
     errors = errors_of(drive("abc", returning(Panics()))[0])
     assert {type(error.__cause__) for error in errors} == {Panic}
-    (last,) = traceback.extract_tb(errors[0].__cause__.__traceback__)
-    assert last.name == "__getitem__"  # and nothing of ours
+    frames = traceback.extract_tb(errors[0].__cause__.__traceback__)
+    assert [frame.name for frame in frames] == ["run", "__getitem__"]  # nothing of ours
 
 
 @pytest.mark.parametrize("make", [Unlistable, BreaksHalfway, LengthUnknowable])
 def test_results_that_cannot_be_looked_at_are_the_models_failure(make):
-    """The error is the shared cause of each caller's own; nothing is run again."""
+    """As if it had raised that itself: each input is tried."""
     outcomes, tried = drive("abc", returning(make()))
-    assert len(tried) == 1
+    assert len(tried) == 5
     errors = errors_of(outcomes)
     assert len(errors) == 3
-    assert all(type(error) is ModelError and error.batch_size == 3 for error in errors)
+    assert all(type(error) is ModelError for error in errors)
     assert {type(error.__cause__) for error in errors} == {PoisonError}
-    assert len({id(error.__cause__) for error in errors}) == 1
+
+
+class Lazy(Sequence):
+    """Results that are computed when they are looked at."""
+
+    def __init__(self, inputs, poison):
+        self.inputs, self.poison = inputs, poison
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def __getitem__(self, index):
+        if self.inputs[index] in self.poison:
+            raise PoisonError(self.inputs[index])
+        return answer(self.inputs[index])
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 32])
+def test_an_input_whose_result_cannot_be_looked_at_fails_alone(size):
+    """The others are answered, with as many runs as if the model had raised."""
+    poison = {size // 2}
+    outcomes, tried = drive(list(range(size)), lambda inputs: Lazy(inputs, poison))
+    (error,) = errors_of([outcomes.pop(size // 2)])
+    assert error.__cause__.args == (size // 2,)
+    assert error.batch_size == 1
+    assert outcomes == [answer(item) for item in range(size) if item not in poison]
+    assert len(tried) <= 1 + 2 * levels(size)
+
+
+def test_a_wrong_kind_of_results_is_not_looked_for_in_the_inputs():
+    """Their own `TypeError` is; ours says that the model is to blame, and nothing is run again."""
+    for results, runs in (({}, 1), ("abc", 1), (None, 1)):
+        assert len(drive("abc", returning(results))[1]) == runs
+
+    class Raises(Lazy):
+        def __getitem__(self, index):
+            if self.inputs[index] == "b":
+                raise TypeError("b")
+            return self.inputs[index]
+
+    outcomes, _ = drive("abcd", lambda inputs: Raises(inputs, ()))
+    assert [type(each) is Failure for each in outcomes] == [False, True, False, False]
 
 
 def test_a_length_that_cannot_be_had_is_not_needed():

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import event, given, settings, strategies as st
+from hypothesis import event, example, given, settings, strategies as st
 
 from trio_batcher import (
     BatcherClosed,
@@ -288,8 +288,33 @@ def scenarios(draw):
     }
 
 
+# The batcher is aborted when a batch has been delivered and the next one is not taken yet.
+ABORTED_BETWEEN_BATCHES = {
+    "kinds": [GOOD] * 2,
+    "order": "input",
+    "errors": "raise",
+    "max_in_flight": 1,
+    "max_batch_size": 1,
+    "max_queue_size": 1,
+    "max_delay": 0.0,
+    "replicas": 1,
+    "fixed": 0.005,
+    "between_items": None,
+    "between_results": None,
+    "input_fails_at": math.inf,
+    "leaves_after": math.inf,
+    "leaving": "break",
+    "cancelled_after": FOR_EVER,
+    "closes_at": 0.01,
+    "closing": "abort",
+    "others": [0.005] * 4,
+}
+
+
 @pytest.mark.parametrize("name", hosts.VIRTUAL)
 @settings(max_examples=600)
+@example(scenario=ABORTED_BETWEEN_BATCHES)
+@example(scenario=ABORTED_BETWEEN_BATCHES | {"max_in_flight": 2, "closes_at": 0.02})
 @given(scenario=scenarios())
 def test_each_item_has_exactly_one_outcome_and_nothing_is_left(name, scenario):
     """In order, within the bound, however the input, the loop and the batcher end."""

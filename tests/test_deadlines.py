@@ -59,18 +59,35 @@ async def test_an_expired_caller_is_cancelled_by_its_own_scope(virtual_time):
 
 
 async def test_an_unreachable_deadline_is_told_at_once(virtual_time):
-    """With the model's speed known, a deadline nearer than a batch of one is refused."""
+    """With the model's speed known, and the device taken: nearer than a batch of one."""
     model = TimedModel(fixed=0.1, per_item=0.0)
-    async with open_batcher(model, warmup=[0], max_batch_size=4) as batcher:
+    async with (
+        open_batcher(model, warmup=[0], max_batch_size=4) as batcher,
+        host.open_nursery() as nursery,
+    ):
+        nursery.start_soon(batcher.infer, 0)
+        await wait_all_tasks_blocked()
         start = host.current_time()
         with host.fail_after(0.05), pytest.raises(DeadlineUnreachable) as caught:
             await batcher.infer(1)
         assert host.current_time() == start
         assert isinstance(caught.value, TimeoutError)
         assert caught.value.seconds_left == pytest.approx(0.05)
-        with host.fail_after(0.11):
+        with host.fail_after(0.21):
             assert await batcher.infer(2) == 4
         assert batcher.statistics().rejected["deadline"] == 1
+
+
+async def test_a_free_device_refuses_nobody(virtual_time):
+    """Its time is worth saving for others only: the caller's own scope is the judge."""
+    model = TimedModel(fixed=0.1, per_item=0.0)
+    async with open_batcher(model, warmup=[0], max_batch_size=4) as batcher:
+        start = host.current_time()
+        with pytest.raises(host.TooSlowError), host.fail_after(0.05):
+            await batcher.infer(1)
+        assert host.current_time() == start + 0.05
+        assert batcher.statistics().rejected["deadline"] == 0
+        assert batcher.statistics().cancelled == 1
 
 
 async def test_a_request_behind_a_running_batch_is_refused_before_its_deadline(virtual_time):
@@ -91,7 +108,7 @@ async def test_a_request_behind_a_running_batch_is_refused_before_its_deadline(v
 async def test_a_request_that_becomes_hopeless_in_the_queue_is_told_before_its_deadline(
     virtual_time,
 ):
-    """It is refused when the batch that goes before it starts, not when it is too late."""
+    """It is refused when a batch goes before it, not when it is too late."""
     model = TimedModel(fixed=0.1, per_item=0.0)
     refused_at = []
     async with (
@@ -113,7 +130,8 @@ async def test_a_request_that_becomes_hopeless_in_the_queue_is_told_before_its_d
         await wait_all_tasks_blocked()
         nursery.start_soon(hopeless)  # could still be done at 0.2
         nursery.start_soon(urgent, 1, 0.24)  # but this one is more urgent
-    assert refused_at == [pytest.approx(0.1)]
+    assert len(refused_at) == 1
+    assert 0.1 <= refused_at[0] < 0.21
 
 
 async def test_no_deadline_is_called_unreachable_on_old_evidence(virtual_time):
@@ -121,9 +139,6 @@ async def test_no_deadline_is_called_unreachable_on_old_evidence(virtual_time):
     model = TimedModel(fixed=1.0, per_item=0.0)
     async with open_batcher(model, warmup=[0], max_batch_size=2) as batcher:
         model.fixed = 0.01
-        with host.fail_after(0.5), pytest.raises(DeadlineUnreachable):
-            await batcher.infer(1)
-        await host.sleep(5)
         with host.fail_after(0.5):
             assert await batcher.infer(1) == 2
 
@@ -131,7 +146,9 @@ async def test_no_deadline_is_called_unreachable_on_old_evidence(virtual_time):
 async def test_a_group_with_an_unreachable_deadline_is_refused_as_one(virtual_time):
     """`infer_many` queues all or none."""
     model = TimedModel(fixed=0.1, per_item=0.0)
-    async with open_batcher(model, warmup=[0]) as batcher:
+    async with open_batcher(model, warmup=[0]) as batcher, host.open_nursery() as nursery:
+        nursery.start_soon(batcher.infer, 0)
+        await wait_all_tasks_blocked()
         runs = len(model.runs)
         with host.fail_after(0.05), pytest.raises(DeadlineUnreachable):
             await batcher.infer_many([1, 2, 3])

@@ -17,11 +17,19 @@ from .hosts import host, loop_factory, run
 
 on_each_host = pytest.mark.usefixtures("on_host")
 not_trio = pytest.mark.only_on("asyncio", "uvloop")
+
+
+async def mapped(batcher):
+    async with batcher.map(["x"]):
+        raise AssertionError("entered")
+
+
 CALLS = {
     "infer": lambda batcher: batcher.infer("x"),
     "infer with a weight": lambda batcher: batcher.infer("x", weight=-1),
     "infer_many": lambda batcher: batcher.infer_many(["x", "y"]),
     "infer_many of none": lambda batcher: batcher.infer_many([]),
+    "map": mapped,
     "failed": lambda batcher: batcher.failed.wait(),
 }
 calls = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
@@ -71,6 +79,14 @@ async def test_a_thread_with_a_loop_of_its_own_or_none_is_refused(call, elsewher
         pytest.importorskip("uvloop")
     async with untouched() as batcher:
         await host.in_thread(ELSEWHERE[elsewhere], call, batcher)
+
+
+@on_each_host
+async def test_results_of_a_map_are_taken_in_its_own_loop():
+    """Whoever takes them elsewhere is refused, and takes nothing."""
+    async with open_batcher(echo) as batcher, batcher.map([1, 2]) as results:
+        await host.in_thread(ELSEWHERE["asyncio"], lambda _: anext(results), batcher)
+        assert [result async for result in results] == [1, 2]
 
 
 @on_each_host

@@ -201,24 +201,33 @@ def test_wrong_arguments_are_refused_at_once():
 
 
 def test_the_batcher_is_closed_when_the_application_ends(client_of):
-    """Whoever kept it is told so."""
-    app = FastAPI(lifespan=batcher_lifespan(lengths))
+    """Whoever kept it is told so, and in another event loop that it is in the wrong one."""
     kept = []
+
+    @asynccontextmanager
+    async def lifespan(app):
+        async with batcher_lifespan(lengths)(app) as state:
+            yield state
+        with pytest.raises(BatcherClosed):
+            await kept[0].infer("text")
+        kept.append("told")
+
+    app, other = FastAPI(lifespan=lifespan), FastAPI()
 
     @app.get("/")
     async def handler(batcher: Length) -> None:
         kept.append(batcher)
 
-    @app.get("/later")
-    async def later() -> str:
-        with pytest.raises(BatcherClosed):
+    @other.get("/later")
+    async def later() -> None:
+        with pytest.raises(RuntimeError, match="from outside of it"):
             await kept[0].infer("text")
-        return "closed"
 
     with client_of(app) as client:
         client.get("/")
-    with client_of(app) as client:
-        assert client.get("/later").json() == "closed"
+    assert kept[1:] == ["told"]
+    with client_of(other) as client:
+        assert client.get("/later").status_code == 200
 
 
 @pytest.fixture

@@ -6,13 +6,14 @@ import asyncio
 import math
 import signal
 import threading
+from collections.abc import Sequence
 
 import anyio
 import pytest
 
 from trio_batcher import BatcherClosed, BatcherCrashed, InferenceModel, ModelError, open_batcher
 
-from .hosts import run, wait_all_tasks_blocked
+from .hosts import loop_factory, run, wait_all_tasks_blocked
 from .models import PATIENCE, GatedModel
 
 pytestmark = [
@@ -479,6 +480,38 @@ async def test_a_stop_iteration_is_an_error_like_any_other():
         with pytest.raises(RuntimeError) as caught:
             await batcher.infer(1)
     assert isinstance(caught.value.__cause__, StopIteration)
+
+
+def test_an_interrupt_while_results_are_read_is_not_lost(on_host):
+    """Ctrl-C where nobody makes a cancellation of it: it is not taken for the model's failure."""
+
+    class Results(Sequence):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            signal.raise_signal(signal.SIGINT)
+            return 2
+
+    async def model(items):
+        await asyncio.sleep(0)
+        return Results()
+
+    async def main():
+        async with open_batcher(model) as batcher:
+            await batcher.infer(1)
+
+    loop = loop_factory(on_host, virtual=False)()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(main())
+        # What is left of it ends in good order.
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    finally:
+        loop.close()
 
 
 def test_an_interrupt_leaves_by_way_of_the_block(on_host):

@@ -76,6 +76,11 @@ class Countdown:
                 below = [await self.batcher.infer(item) for item in left]
             elif self.how == "infer_many":
                 below = await self.batcher.infer_many(left)
+            elif self.how == "map":
+                below = []
+                if left:
+                    async with self.batcher.map(left) as results:
+                        below = [result async for result in results]
             else:
                 below = await gathered(self.batcher.infer, left)
         answers = iter(below)
@@ -99,7 +104,7 @@ class _Noted:
             self.errors.append(error)
 
 
-WAYS = ["infer", "infer_many", "tasks", "thread"]
+WAYS = ["infer", "infer_many", "map", "tasks", "thread"]
 ways = pytest.mark.parametrize("how", WAYS)
 
 

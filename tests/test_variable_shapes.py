@@ -231,8 +231,8 @@ async def test_warming_up_teaches_what_costs_are():
         assert batcher.statistics().latency[0] is not None
 
 
-async def test_the_parts_of_a_batch_that_failed_teach_nothing(virtual_time):
-    """What they cost is not known: the batch itself was measured by its padding."""
+async def test_the_parts_of_a_batch_that_failed_are_measured_by_their_own_cost(virtual_time):
+    """Not by the whole one's: what is known stays true."""
 
     async def model(items):
         await host.sleep(0.001 * len(items) * max(items))
@@ -243,10 +243,10 @@ async def test_the_parts_of_a_batch_that_failed_teach_nothing(virtual_time):
     async with open_batcher(model, cost=float, max_batch_cost=64) as batcher:
         for _ in range(3):
             await batcher.infer(16)
-        known = batcher.statistics().latency
         assert sorted(await batcher.infer_many([13, 13])) == [13, 13]
         assert batcher.statistics().reruns == 2
-        assert batcher.statistics().latency == known
+        (fit,) = batcher.statistics().latency
+        assert (fit.fixed, fit.per_item) == pytest.approx((0.0, 0.001), abs=1e-9)
 
 
 async def test_costs_of_all_sizes_have_a_mean_batch(virtual_time):

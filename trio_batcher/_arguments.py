@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_limits",
+    "check_several",
     "check_shapes",
     "check_timeout",
     "checked_cost",
@@ -162,21 +163,25 @@ def checked_items(name: str, items: Any) -> list[Any]:
             f"{name} must be a sequence or another iterable of items, not {_kind(items)}: "
             f"collect it first, [item async for item in {name}]"
         )
+    check_several(name, items, "a sequence or another iterable of items")
+    return list(items)
+
+
+def check_several(name: str, items: Any, wanted: str) -> None:
+    """Raise what is wrong with what is to be iterated over, if anything is; nothing is yet."""
     if (
         isinstance(items, _NOT_SEVERAL)
         or not (isinstance(items, Iterable) or hasattr(items, "__getitem__"))
         or getattr(items, "shape", None) == ()
     ):
         raise TypeError(
-            f"{name} must be a sequence or another iterable of items, not {_kind(items)}: "
-            "put a single item into a list"
+            f"{name} must be {wanted}, not {_kind(items)}: put a single item into a list"
         )
     if getattr(items, "columns", None) is not None:
         raise TypeError(
-            f"{name} must be a sequence or another iterable of items, not a "
-            f"{type(items).__name__}, which gives its columns: pass a list of its rows"
+            f"{name} must be {wanted}, not a {type(items).__name__}, which gives its columns: "
+            "pass a list of its rows"
         )
-    return list(items)
 
 
 def _kind(thing: object) -> str:

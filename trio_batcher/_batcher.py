@@ -325,6 +325,7 @@ class Batcher(Generic[T, R]):
             self._host,
             self._engine,
             self._shapes,
+            self._place,
             items,
             order=order,
             errors=errors,

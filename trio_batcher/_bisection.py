@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ._errors import BatchTooLarge, ItemError, ModelError, ResultCountError
-from ._results import advice, is_not_sent, listed
+from ._results import NoResultsError, advice, is_not_sent, listed
 
 __all__ = [
     "Attempt",
@@ -110,8 +110,9 @@ def _text(error: BaseException) -> str:
 def checked(results: Any, size: int) -> list[Any]:
     """Return an outcome for each of ``size`` inputs, given what the model returned for them.
 
-    Results may be a list, an array, a tensor: looking at them runs the model's code, and
-    whatever that raises is the model's failure too.
+    Raises:
+        Exception: what the results raise when they are looked at. Results may be computed only
+            then: so it is as if the model itself had raised it.
     """
     try:
         values = listed(results, size)
@@ -119,9 +120,11 @@ def checked(results: Any, size: int) -> list[Any]:
             # Not isinstance, which asks the value itself: it would fail for the others as well.
             if issubclass(type(value), _NO_RESULTS):
                 values[i] = _in_place(value)
-    except BaseException as exc:  # noqa: BLE001, ASYNC103  told to the callers, each by its own
+    except NoResultsError as exc:
+        return _unusable(TypeError(*exc.args), size)
+    except BaseException as exc:
         _leave_us_out(exc)
-        return [_unusable(exc, size) for _ in range(size)]  # noqa: ASYNC104
+        raise
     if len(values) != size:
         return [Failure(ResultCountError(size, len(values))) for _ in range(size)]
     return values
@@ -153,10 +156,12 @@ def _in_place(value: Any) -> Any:
     return value
 
 
-def _unusable(error: BaseException, size: int) -> Failure:
-    failure = ModelError(f"the model's results cannot be used: {_text(error)}", batch_size=size)
-    failure.__cause__ = error
-    return Failure(failure)
+def _unusable(error: TypeError, size: int) -> list[Any]:
+    story = f"the model's results cannot be used: {_text(error)}"
+    outcomes = [ModelError(story, batch_size=size) for _ in range(size)]
+    for failure in outcomes:
+        failure.__cause__ = error
+    return [Failure(failure) for failure in outcomes]
 
 
 def _leave_us_out(error: BaseException) -> None:

@@ -5,12 +5,13 @@ An async generator could not: it must not leave a nursery open across its ``yiel
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncIterable, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ._arguments import checked_weight
+from ._arguments import check_several, checked_weight
 from ._job import Job
+from ._nesting import waiting_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ._engine import Engine
     from ._hosts import Host
     from ._job import Source
+    from ._nesting import Place
     from ._shapes import Shapes
 
 __all__ = ["mapping"]
@@ -34,6 +36,7 @@ def mapping(
     host: Host,
     engine: Engine[T],
     shapes: Shapes | None,
+    place: Place,
     items: Iterable[T] | AsyncIterable[T],
     *,
     order: str,
@@ -50,6 +53,7 @@ def mapping(
         host,
         _source(items),
         shapes=shapes,
+        place=place,
         outcomes=engine.outcomes,
         submit_all=engine.submit_all,
         room=engine.room,
@@ -58,21 +62,14 @@ def mapping(
         bound=_bound(max_in_flight, engine.most_at_once),
         weight=checked_weight(weight),
     )
-    return _working(host, job)
+    return _working(host, job, place)
 
 
 def _source(items: Iterable[T] | AsyncIterable[T]) -> Source[T]:
     if isinstance(items, AsyncIterable):
         return items
-    if isinstance(items, str | bytes | bytearray | Mapping):
-        kind = type(items).__name__
-        raise TypeError(f"items must be an iterable of inputs, not a single {kind}: pass [item]")
-    try:
-        return iter(items)
-    except TypeError:
-        raise TypeError(
-            f"items must be an iterable or an async iterable of inputs, not {items!r}"
-        ) from None
+    check_several("items", items, "an iterable or an async iterable of items")
+    return iter(items)
 
 
 def _bound(max_in_flight: int | None, most_at_once: int) -> int:
@@ -86,8 +83,15 @@ def _bound(max_in_flight: int | None, most_at_once: int) -> int:
 
 
 @asynccontextmanager
-async def _working(host: Host, job: Job[T]) -> AsyncGenerator[AsyncIterator[Any]]:
+async def _working(host: Host, job: Job[T], place: Place) -> AsyncGenerator[AsyncIterator[Any]]:
     """Work on a job inside the block; what is not done at its end is given up."""
+    host.effective_deadline()  # which raises where the block must not be
+    try:
+        with waiting_for(place):
+            pass
+    except RuntimeError:
+        await host.checkpoint()  # noqa: ASYNC120
+        raise
     failure: BaseException | None = None
     fault: BaseException | None = None
     try:

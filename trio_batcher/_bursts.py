@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ._bisection import Attempt
     from ._device import Device
     from ._hosts import CapacityLimiter, Host
+    from ._outcomes import Outcomes
     from ._queue import Request
     from ._scheduler import Scheduler
     from ._watch import Watch
@@ -40,8 +41,8 @@ class Bursts(Generic[T]):
         host: the event loop.
         scheduler: the queue and the devices.
         limiter: the user's, which others may wait for, or `None`.
-        deliver: delivers what is done; called in the event loop, like the next two.
-        refuse: turns hopeless requests away, as of some time.
+        outcomes: whoever answers requests, in the event loop.
+        deliver: delivers what is done; called in the event loop, like the next one.
         ring: has the gather task look again.
         watch: sees to it that no thread keeps its device for too long.
 
@@ -56,8 +57,8 @@ class Bursts(Generic[T]):
         scheduler: Scheduler[T],
         limiter: CapacityLimiter | None,
         *,
+        outcomes: Outcomes[T],
         deliver: Callable[..., None],
-        refuse: Callable[[Sequence[Request[T]], float], None],
         ring: Callable[[], None],
         watch: Watch[T],
     ) -> None:
@@ -67,7 +68,7 @@ class Bursts(Generic[T]):
         own = host.limiter(len(scheduler.fleet.devices))
         self._limiter = own if limiter is None else limiter
         self._own_limiter = own
-        self._deliver, self._refuse, self._ring = deliver, refuse, ring
+        self._outcomes, self._deliver, self._ring = outcomes, deliver, ring
         self._watch = watch
         self.emptied = threading.Event()
 
@@ -230,7 +231,9 @@ class Bursts(Generic[T]):
 
     def _heed(self, taken: Taken[T]) -> list[Request[T]]:
         if taken.hopeless:
-            self._host.post(self._refuse, taken.hopeless, taken.now)
+            self._host.post(self._outcomes.refuse, taken.hopeless, taken.now)
+        if taken.batch and self._outcomes.short_of_room:
+            self._host.post(self._outcomes.announce_room)
         if taken.batch and taken.unclaimed:
             self._host.post(self._ring)
         return taken.batch

@@ -70,8 +70,8 @@ class Engine(Generic[T]):
             host,
             self._scheduler,
             limiter,
+            outcomes=self.outcomes,
             deliver=self._deliver,
-            refuse=self.outcomes.refuse,
             ring=self._ring,
             watch=watch,
         )

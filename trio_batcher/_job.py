@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, TypeVar
 from ._bisection import Failure
 from ._errors import BatcherClosed, BatcherCrashed
 from ._hosts import ki_protected
+from ._nesting import waiting_for
 from ._outcomes import Member
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from ._errors import BatcherError
     from ._hosts import Host
+    from ._nesting import Place
     from ._outcomes import Outcomes
     from ._shapes import Shapes
 
@@ -49,6 +51,7 @@ class Job(Generic[T]):
         host: the event loop.
         source: gives the items.
         shapes: how they differ, if they do.
+        place: where the results come from.
         outcomes: whoever answers requests.
         submit_all: queues requests that come together, or none and says why.
         room: says how many more may be queued.
@@ -72,6 +75,7 @@ class Job(Generic[T]):
         source: Source[T],
         *,
         shapes: Shapes | None,
+        place: Place,
         outcomes: Outcomes[T],
         submit_all: Callable[[list[Member[T]]], BatcherError | None],
         room: Callable[[], float],
@@ -80,7 +84,7 @@ class Job(Generic[T]):
         bound: int,
         weight: float,
     ) -> None:
-        self._host, self._shapes, self._outcomes = host, shapes, outcomes
+        self._host, self._shapes, self._place, self._outcomes = host, shapes, place, outcomes
         self._submit_all, self._room = submit_all, room
         self._source: Source[T] | None = source
         self._in_order, self._returns_errors = in_order, returns_errors
@@ -195,12 +199,14 @@ class Job(Generic[T]):
 
     async def _wait_for_outcome(self) -> None:
         """Wait until the next outcome is there; a checkpoint also if it is. Raise at the end."""
+        self._host.effective_deadline()  # which raises outside of the event loop
         waited = False
         self._has_consumer = True
         try:
             while self._given not in self._done and not self._is_over():
                 waited = self._listening = True
-                await self._consumer.listen()
+                with waiting_for(self._place):
+                    await self._consumer.listen()
             # Where there is none, as the feeder has been cancelled, so may this task be.
             if not waited or self._given not in self._done:
                 await self._host.checkpoint()

@@ -14,14 +14,14 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
-
-__all__ = ["Holder", "Place", "Work", "at_work", "at_work_async", "model_at_work"]
+__all__ = ["Holder", "Place", "Work", "at_work", "at_work_async", "model_at_work", "waiting_for"]
 
 V = TypeVar("V")
 
@@ -105,6 +105,27 @@ class Work:
 
 # Whose call this is; `None` if no model's.
 model_at_work: ContextVar[Work | None] = ContextVar("model_at_work", default=None)
+
+
+@contextmanager
+def waiting_for(place: Place) -> Iterator[None]:
+    """Note for a block that whoever is in it waits for an answer from there.
+
+    Raises:
+        RuntimeError: it is a model, and would wait for ever.
+    """
+    work = model_at_work.get()
+    if work is None:
+        yield
+        return
+    refusal = work.call(place)
+    if refusal is not None:
+        raise refusal
+    try:
+        yield
+    finally:
+        work.hang_up(place)
+
 
 # Event loops in several threads may have batchers that call each other.
 _waiting: set[Work] = set()

@@ -226,7 +226,6 @@ class Outcomes(Generic[T]):
                 wake(caller, outcome)
                 completed += 1
         self.completed += completed
-        self._announce_room()
 
     def reject(
         self, requests: Iterable[Request[T]], error: Callable[[Request[T]], BatcherError]
@@ -240,7 +239,7 @@ class Outcomes(Generic[T]):
             settled += count
         if settled:
             self._log_some()
-        self._announce_room()
+        self.announce_room()
 
     def _log_some(self) -> None:
         if self._host.now() >= self._log_at:
@@ -285,14 +284,14 @@ class Outcomes(Generic[T]):
         request.caller = None
         self.cancelled += 1
         self._discard((request,))
-        self._announce_room()
+        self.announce_room()
 
     def abandon_group(self, group: Group[T]) -> None:
         """Forget all of a group's requests that have no outcome yet."""
         group.caller = None
         self.cancelled += group.missing
         self._discard(group.dissolved())
-        self._announce_room()
+        self.announce_room()
 
     def abandon_members(self, members: Collection[Member[T]]) -> None:
         """Forget some of a group's requests; the group hears of them no more."""
@@ -300,9 +299,10 @@ class Outcomes(Generic[T]):
             member.group = None
         self.cancelled += len(members)
         self._discard(members)
-        self._announce_room()
+        self.announce_room()
 
-    def _announce_room(self) -> None:
+    def announce_room(self) -> None:
+        """Have those look again who wait for room in the queue."""
         for bell in self.short_of_room:
             bell.ring()
 

@@ -11,11 +11,15 @@ from collections import UserString
 from collections.abc import Mapping, Sequence, Set as AbstractSet
 from typing import Any
 
-__all__ = ["a", "advice", "is_not_sent", "listed", "not_sent"]
+__all__ = ["NoResultsError", "a", "advice", "is_not_sent", "listed", "not_sent"]
 
 _NOT_SENT = "_trio_batcher_not_sent"
 
 _WANTED = "it has to return a sequence with one result for each input, in the same order"
+
+
+class NoResultsError(TypeError):
+    """What the model returned is nothing that is read as one result for each input."""
 
 
 def not_sent(story: str) -> TypeError:
@@ -52,7 +56,7 @@ def listed(results: Any, size: int) -> list[Any]:
     other things with a length, what they have at 0, 1, 2 and so on.
 
     Raises:
-        TypeError: it is nothing of that, or can be read in two ways.
+        NoResultsError: it is nothing of that, or can be read in two ways.
         Exception: what the results raise when they are looked at.
     """
     if isinstance(results, list):
@@ -75,14 +79,14 @@ def listed(results: Any, size: int) -> list[Any]:
 def _refuse_what_has_no_order(results: Any) -> None:
     if inspect.iscoroutine(results):
         results.close()
-        raise TypeError(
+        raise NoResultsError(
             "the model returned a coroutine: give open_batcher the async function itself, "
             "not a plain function that calls it"
         )
     if isinstance(results, str | bytes | bytearray | UserString) or (
         isinstance(results, memoryview) and results.format in {"B", "b", "c"}
     ):
-        raise TypeError(
+        raise NoResultsError(
             f"the model returned {a(results)}: {_WANTED}. If that is the result for one input, "
             "return a list with it"
         )
@@ -91,12 +95,12 @@ def _refuse_what_has_no_order(results: Any) -> None:
         or hasattr(results, "__next__")
         or isinstance(results, AbstractSet)
     ):
-        raise TypeError(f"the model returned {a(results)}: {_WANTED}")
+        raise NoResultsError(f"the model returned {a(results)}: {_WANTED}")
 
 
 def _refuse_what_goes_by_keys(results: Any) -> None:
     if isinstance(results, Mapping) or hasattr(results, "keys"):
-        raise TypeError(
+        raise NoResultsError(
             f"the model returned {a(results)}: {_WANTED}. If it has an output under each key, "
             "return a list with a dict for each input"
         )
@@ -104,7 +108,7 @@ def _refuse_what_goes_by_keys(results: Any) -> None:
 
 def _of_array(results: Any, shape: Any) -> list[Any]:
     if len(shape) == 0:
-        raise TypeError(f"the model returned {a(results)} without a dimension: {_WANTED}")
+        raise NoResultsError(f"the model returned {a(results)} without a dimension: {_WANTED}")
     if getattr(results, "columns", None) is not None:
         return _rows(results)
     if not hasattr(results, "iloc"):  # a series has keys, and its values by position
@@ -114,12 +118,12 @@ def _of_array(results: Any, shape: Any) -> list[Any]:
 
 def _of_tuple(results: tuple[Any, ...], size: int) -> list[Any]:
     if hasattr(results, "_fields") or hasattr(results, "n_fields"):
-        raise TypeError(
+        raise NoResultsError(
             f"the model returned {a(results)}, whose fields are not one result for each input: "
             "return a list, in which that may well be the result for one"
         )
     if len(results) == size and all(_is_as_long(each, size) for each in results):
-        raise TypeError(
+        raise NoResultsError(
             f"the model returned a tuple of {size} sequences of {size} for a batch of {size}: they "
             "can be one result for each input, or several outputs for all of them. For the "
             "former return a list of them, for the latter list(zip(*outputs))"
@@ -139,7 +143,7 @@ def _rows(table: Any) -> list[Any]:
     """Return a table's rows as dicts: each column keeps its own type, and nobody the table."""
     names = list(getattr(table, "column_names", table.columns))
     if len(set(names)) < len(names):
-        raise TypeError(
+        raise NoResultsError(
             f"the model returned {a(table)} in which several columns have one name: "
             "rename them, or return a list"
         )
@@ -151,5 +155,5 @@ def _rows(table: Any) -> list[Any]:
     elif hasattr(table, "to_pylist"):  # Arrow
         rows = table.to_pylist()
     else:
-        raise TypeError(f"the model returned {a(table)}: return a list of its rows")
+        raise NoResultsError(f"the model returned {a(table)}: return a list of its rows")
     return rows

@@ -175,10 +175,9 @@ class Runner(Generic[T]):
 
         Cancellation: the model is cancelled.
         """
-        size = len(inputs)
         started = self.now()
         try:
-            results = checked(await self._answer(inputs), size)
+            outcomes = await self._answer(inputs)
         except DeviceLost:
             raise
         except BaseException as exc:  # noqa: ASYNC103  a cancellation comes again, below
@@ -192,14 +191,19 @@ class Runner(Generic[T]):
             finally:
                 # Its traceback has this frame.
                 del raised
-        return self._returned(results, load, started)
+        return self._returned(outcomes, load, started)
 
-    async def _answer(self, inputs: list[T]) -> Any:
+    async def _answer(self, inputs: list[T]) -> list[Any]:
         if self.batch_timeout == math.inf:
-            return await at_work_async(self, self._host.call, self._call, inputs)
+            return await at_work_async(self, self._host.call, self._checked, inputs)
         with self._host.move_on_after(self.batch_timeout):
-            return await at_work_async(self, self._host.call, self._call, inputs)
+            return await at_work_async(self, self._host.call, self._checked, inputs)
         raise took_too_long(self.batch_timeout)
+
+    async def _checked(self, inputs: list[T]) -> list[Any]:
+        # Reading the results is a part of the run: it can be the model's code, and raise anything.
+        size = len(inputs)
+        return checked(await self._call(inputs), size)
 
     def try_launch(self, inputs: list[T]) -> Callable[[], Any] | Raised:
         """Launch a batch; return what waits for it, or what that raised."""

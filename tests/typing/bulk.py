@@ -1,4 +1,5 @@
-"""What type checkers make of `Batcher.map`; run by mypy and pyright, never executed."""
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true
+"""What type checkers make of `Batcher.map`."""
 
 from __future__ import annotations
 
