@@ -20,19 +20,19 @@ Pure.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from heapq import nsmallest
-from itertools import accumulate, chain, groupby
+from heapq import nlargest
+from itertools import chain, islice, groupby
 from math import cbrt, exp, inf
 from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from ._curve import Curve
-from ._promising import View, cost_of, families_of, lanes_of, listed
 from ._selection import PATIENCE, ROUNDING, seat_cost, sizes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from ._index import Family
     from ._lane import Lane
     from ._latency import LatencyModel
     from ._queue import Entry, Request, RequestQueue
@@ -45,48 +45,86 @@ T = TypeVar("T")
 # Whoever has no deadline is overdue after `PATIENCE` full batches, and so many times as long as
 # all who wait take at their mean cost: being served in turn takes that long once.
 _TURNS = 2.0
+# Neighbours in a lane gain about the same: they are weighed in blocks, so many to a full batch.
+_BLOCKS = 6
+_ALIKE = 0.9
 # Of very many who are due while a batch could run some are looked at: so many are shared among the
-# lanes of a key, at each of some places. So many levels are looked at closely.
-_NEAR, _LEVELS = 96, 8
-# Of a request that may ride: its gain, negative so that the best come first; its number, which
-# decides between equal ones; when it is due.
-_Rider: TypeAlias = "tuple[float, int, float, Entry[T]]"
+# lanes of a key, at each of some places. So many levels are looked at closely: one takes about
+# 30 us, and a later one is hardly ever the best.
+_NEAR, _LEVELS = 96, 4
+# So many lanes, or requests, are all looked at.
+_LANES, _FEW = 128, 256
+# Of more lanes so many are looked at that are first of their class; of the keys of those, and of
+# so many that fill a batch, the most promising, until so many requests were, where each lane
+# counts for some more: what it takes to look at it. Of a key that many of the largest lanes too.
+_FIRST, _FULL, _WORTH, _MORE, _COMPANIONS = 96, 4, 0.5, 64, 48
+# So many sizes are listed rather than looked up one by one.
+_MANY = 128
+
+
+# Of neighbours in a lane: the mean of their gains, negative so that the best come first; the
+# first of them, which is due first and decides between equal ones; and they.
+_Block: TypeAlias = "tuple[float, Entry[T], list[Entry[T]]]"
+
+
+class _Part(NamedTuple):
+    """What is known of items of one cost.
+
+    Attributes:
+        loads: what batches of them count as, by their number.
+        seats: how many fit into a batch.
+        share: what a seat costs.
+        soonest: whoever is due earlier cannot be on time.
+        least: whoever is due then is on time with a full batch.
+    """
+
+    loads: Sequence[int]
+    seats: int
+    share: float
+    soonest: float
+    least: float
+
+
+class _View(NamedTuple):
+    """What a batch is chosen by.
+
+    Attributes:
+        start: the time from which a batch's duration counts.
+        latest: whoever is due then or later is on time with any batch.
+        full: seconds a full batch takes.
+        patience: seconds after which who has no deadline is overdue.
+        before: who came then or earlier is; -inf if nobody is.
+        bounds: seconds a load is sure to take.
+        pace: seconds that its gain is divided by.
+        parts: what is known of each cost.
+    """
+
+    start: float
+    latest: float
+    full: float
+    patience: float
+    before: float
+    bounds: Sequence[float]
+    pace: Sequence[float]
+    parts: Mapping[float, _Part]
 
 
 class _Level(NamedTuple, Generic[T]):
     """Those who could share a batch of that cost an item.
 
     Attributes:
-        most: no batch of theirs gains more per second.
-        size: of a batch that does, if all are on time.
+        most: about what a batch of theirs gains per second, if all are on time.
         cost: of the dearest.
         far: those who are on time with any batch, the best first: as many as fit.
         near: those who are not.
-        overdue: those of both whose turn it is.
+        overdue: those whose turn it is.
     """
 
     most: float
-    size: int
     cost: float
-    far: list[_Rider[T]]
-    near: list[_Rider[T]]
-    overdue: list[_Rider[T]]
-
-
-class _Pool(NamedTuple, Generic[T]):
-    """Those of a level as it is filled.
-
-    Attributes:
-        far, near, overdue: as in that.
-        top: the best of all, if all were on time.
-        dense: how many to look at of those in a lane who are due at about the same time.
-    """
-
-    far: list[_Rider[T]]
-    near: list[_Rider[T]]
-    overdue: list[_Rider[T]]
-    top: list[_Rider[T]]
-    dense: int
+    far: list[_Block[T]]
+    near: list[_Block[T]]
+    overdue: list[_Block[T]]
 
 
 def out_of_reach(
@@ -110,15 +148,15 @@ def out_of_reach(
     for lane in queue.index.due_before(lambda cost: reached(shapes.rounded(cost))):
         if len(found) > most:
             break
-        found += [entry[2] for entry in lane.due_before(reached(cost_of(lane)), most)]
+        found += [entry[2] for entry in lane.due_before(reached(_cost(lane)), most)]
     return found
 
 
 def first_pack(queue: RequestQueue[T], shapes: Shapes) -> list[Request[T]]:
     """Return who is due first, or came first, and those like it: good enough to learn from."""
-    first = min([(lane.first(1)[0], lane) for lane in lanes_of(queue)], key=itemgetter(0))[1]
+    first = min([(lane.first(1)[0], lane) for lane in _lanes(queue)], key=itemgetter(0))[1]
     alike = [lane for lane in first.family.lanes if lane.shape == first.shape]
-    seats = shapes.seats(cost_of(first))
+    seats = shapes.seats(_cost(first))
     entries = sorted(chain.from_iterable([lane.first(seats) for lane in alike]))
     return [request for _, _, request in entries[:seats]]
 
@@ -150,7 +188,7 @@ def best_pack(
         shapes: how they differ.
         devices: how many share the queue.
     """
-    costs, expected = queue.index.costs, latency.expected
+    costs, expected = queue.index.costs, _listed(latency.expected)
     mean = shapes.rounded(sum([cost * count for cost, count in costs.items()]) / queue.size)
     most = shapes.seats(mean)
     full = expected[shapes.loads(mean)[most]]
@@ -158,134 +196,262 @@ def best_pack(
         return []
     price = seat_cost(queue, late, now=now, full=full, limit=most, devices=devices)
     patience = (PATIENCE + _TURNS * queue.size / most) * full
-    lanes = lanes_of(queue)
+    lanes = _lanes(queue)
     oldest = _longest_waiting(lanes, now - patience)
-    view = View(
+    view = _View(
         start=start,
+        latest=start + latency.bounds[-1],
         full=full,
         patience=patience,
         before=-inf if oldest is None else now - patience,
         bounds=latency.bounds,
-        pace=listed(Curve(shapes.most, cbrt) if latency.guessed else expected),
-        shares={cost: price * part for cost, part in _parts(costs, expected, shapes).items()},
-        shapes=shapes,
+        pace=_listed(Curve(shapes.most, cbrt)) if latency.guessed else expected,
+        parts=_parts(costs, latency.bounds, expected, shapes, start=start, price=price),
     )
+    least = 0.0
     if oldest is not None:
-        lanes = [lane for lane in lanes if lane.family is oldest.family]
-    levels = [level for those in families_of(queue, lanes, view) for level in _levels(those, view)]
+        lanes, least = [lane for lane in lanes if lane.family is oldest.family], _cost(oldest)
+    levels, most = list["_Level[T]"](), 0.0
+    for seen, (hope, those) in enumerate(_promising(queue, lanes, view)):
+        if hope < _WORTH * most and seen > _FULL:
+            break
+        found = [*_levels(those, view)]
+        most = max([most, *[level.most for level in found]])
+        levels += found
     if not levels:  # whoever looked promising cannot be on time
         for family in queue.index.families.values():
-            those = sorted([lane for lane in family.lanes if lane.size], key=cost_of)
+            those = sorted([lane for lane in family.lanes if lane.size], key=_cost)
             levels += _levels(those, view)
-    if oldest is not None:
-        levels = [level for level in levels if cost_of(oldest) <= level.cost]
     rate, best = 0.0, list["Entry[T]"]()
-    for tried, level in enumerate(sorted(levels, key=_most, reverse=True)):
-        if level.most <= rate or (best and tried >= _LEVELS):
+    for level in nlargest(_LEVELS, [each for each in levels if each.cost >= least], key=_most):
+        if level.most <= rate:
             break
-        found, entries = _best_of(level, view)
-        if found > rate:
-            rate, best = found, entries
+        gain, entries = _best_of(level, view)
+        if gain > rate:
+            rate, best = gain, entries
     return [request for _, _, request in sorted(best)]
 
 
-def _levels(lanes: Sequence[Lane[T]], view: View) -> Iterator[_Level[T]]:
-    """Yield a level for each cost at which somebody comes in who may be worth it."""
-    pace, pool = view.pace, _Pool[T]([], [], [], [], max(1, _NEAR // max(1, len(lanes))))
-    for cost, group in groupby(lanes, cost_of):
-        loads = view.shapes.loads(cost)
-        seats, more = len(loads) - 1, False
-        del pool.far[seats:], pool.top[seats:]
-        for lane in group:
-            more |= _board(lane, view, pool, seats)
-        if more:
-            gains = [*accumulate([-rider[0] for rider in pool.top], initial=0.0)]
-            counts = [*sizes(len(pool.top), 1)]
-            rates = [gains[count] / pace[loads[count]] for count in counts]
-            most = max(rates)
-            size = counts[rates.index(most)]
-            yield _Level(most, size, cost, [*pool.far], [*pool.near], [*pool.overdue])
-
-
-def _board(lane: Lane[T], view: View, pool: _Pool[T], seats: int) -> bool:
-    """Add those of a lane who may ride; return whether any of them may be worth it."""
-    cost, start, full, weight = cost_of(lane), view.start, view.full, lane.weight
-    loads, share = view.shapes.loads(cost), view.shares[cost]
-    far, top, before, more = pool.far, pool.top, view.before, False
-    if dated := lane.earliest < inf:
-        share = min(share, weight)  # who is never served takes no seat
-        soonest, latest = start + view.bounds[loads[1]] - ROUNDING, start + view.bounds[-1]
-        entries = lane.due_from(soonest, latest, seats, pool.dense)
-    else:
-        # As if they had a deadline, which no batch is too late for.
-        entries, least, latest = lane.first(seats), start + view.bounds[loads[-1]], inf
-    premium = max(0.0, weight - share)
-    for entry in entries:
-        due = entry[0] if dated else max(least, entry[2].arrived + view.patience)
-        gain = share + premium * exp(min(0.0, 1.0 - (due - start) / full))
-        rider = -gain, entry[1], entry[0], entry
-        if due < latest and dated:
-            if len(far) < seats or rider < far[-1]:
-                pool.near.append(rider)
-        elif len(far) < seats or rider < far[-1]:
-            insort(far, rider)
-            del far[seats:]
-        elif dated or entry[2].arrived > before:
-            break  # those behind it gain no more
-        if not dated and entry[2].arrived <= before:
-            pool.overdue.append(rider)
-        if len(top) < seats or rider < top[-1]:
-            insort(top, rider)
-            del top[seats:]
-            more = True
-    return more or (bool(pool.overdue) and not dated)
-
-
-def _best_of(level: _Level[T], view: View) -> tuple[float, list[Entry[T]]]:
-    """Return what its best batch gains per second, and that; who is overdue first."""
-    if not level.near and not level.overdue:
-        return level.most, [rider[3] for rider in level.far[: level.size]]
-    pace, bounds, loads = view.pace, view.bounds, view.shapes.loads(level.cost)
-    overdue = sorted(level.overdue, key=itemgetter(1))
-    most = min(len(loads) - 1, len({*level.far, *overdue}) + len(level.near))
-    kept = overdue[: max(1, most // 2)]
-    staying = {rider[1] for rider in kept}
-    far = [rider for rider in level.far if rider[1] not in staying]
-    near = sorted(level.near, key=itemgetter(2))
-    dues, worth = [rider[2] for rider in near], -sum([rider[0] for rider in kept])
-    # Batches become smaller and quicker. Inside are those on time with the one looked at: their
-    # gains, negative, the least last.
-    inside = [rider[0] for rider in far]
-    last, total, rate, size = len(near), -sum(inside), 0.0, 0
-    for count in sizes(most, max(1, len(kept))):
-        load, seats = loads[count], count - len(kept)
-        first = bisect_left(dues, view.start + bounds[load] - ROUNDING, 0, last)
-        for rider in near[first:last]:
-            insort(inside, rider[0])
-            total -= rider[0]
-        last = first
-        while len(inside) > seats:
-            total += inside.pop()
-        if len(inside) == seats and worth + total > rate * pace[load]:
-            rate, size = (worth + total) / pace[load], count
-    first = bisect_left(dues, view.start + bounds[loads[size]] - ROUNDING)
-    riders = nsmallest(size - len(kept), [*far, *near[first:]])
-    return rate, [rider[3] for rider in [*kept, *riders]]
+def _lanes(queue: RequestQueue[T]) -> list[Lane[T]]:
+    """Return all lanes in which somebody waits, or of very many those that are first."""
+    if queue.index.lanes > _LANES:
+        return queue.index.first(_FIRST)
+    families = queue.index.families.values()
+    return [lane for family in families for lane in family.lanes if lane.size]
 
 
 def _longest_waiting(lanes: Sequence[Lane[T]], before: float) -> Lane[T] | None:
     """Return the lane of who has no deadline and came first, if that was before then."""
-    undated = [lane for lane in lanes if lane.earliest == inf and lane.listed <= before]
+    undated = [lane for lane in lanes if lane.listed <= before and lane.earliest == inf]
     return min(undated, key=attrgetter("listed"), default=None)
 
 
+def _promising(
+    queue: RequestQueue[T], lanes: Sequence[Lane[T]], view: _View
+) -> Iterator[tuple[float, list[Lane[T]]]]:
+    """Yield for each key about what it is worth, and the lanes to look at, the cheapest first."""
+    families: dict[Family[T], list[Lane[T]]] = {}
+    for lane in lanes:
+        families.setdefault(lane.family, []).append(lane)
+    all_of_them = queue.index.lanes <= _LANES
+    hopes = dict.fromkeys(families, inf)
+    if len(families) > 1 and (queue.size > _FEW or not all_of_them):
+        if view.before == -inf:
+            for family in queue.index.fullest(_FULL):
+                families.setdefault(family, [])
+        hopes = {
+            each: max([_hope(lane, view) for lane in those or nlargest(1, each.lanes, key=_worth)])
+            for each, those in families.items()
+        }
+    left, room = _MORE, _COMPANIONS
+    for family in sorted(families, key=hopes.__getitem__, reverse=True):
+        those = families[family]
+        if not all_of_them and len(those) < len(family.lanes):
+            largest = nlargest(max(4, room), islice(family.lanes, 512), key=_worth)
+            room //= 4
+            those = [*{lane for lane in chain(largest, those) if lane.size}]
+        yield hopes[family], sorted(those, key=_cost)
+        left -= len(those)
+        if left <= 0 :
+            return
+
+
+def _hope(lane: Lane[T], view: _View) -> float:
+    """Return about what a batch gains per second that the first of a lane rides in."""
+    pace, part, gain = view.pace, view.parts[_cost(lane)], -_front(lane, view)
+    loads, like = part.loads, min(lane.size, part.seats)
+    others, share = min(lane.family.size, part.seats), min(part.share, lane.weight)
+    return max(
+        gain / pace[loads[1]],
+        like * (gain + share) / 2.0 / pace[loads[like]],
+        (gain + (others - 1) * share) / pace[loads[others]],
+    )
+
+
+def _levels(lanes: Sequence[Lane[T]], view: _View) -> Iterator[_Level[T]]:
+    """Yield a level for each cost at which somebody comes in who may be worth it."""
+    pace, before, latest = view.pace, view.before, view.latest
+    far, near, overdue = list["_Block[T]"](), list["_Block[T]"](), list["_Block[T]"]()
+    held = seen = 0  # requests in `far`, and lanes
+    for cost, group in groupby(lanes, _cost):
+        loads, seats, more = view.parts[cost].loads, view.parts[cost].seats, False
+        those = [*group]
+        seen += len(those)
+        dense = max(1, _NEAR // seen)
+        for lane in those:
+            if held >= seats and _front(lane, view) > far[-1][0]:
+                continue
+            for block in _blocks(lane, view, dense):
+                due, _, first = block[1]
+                if due == inf and first.arrived <= before:
+                    overdue.append(block)
+                elif held >= seats and block > far[-1]:
+                    break  # those behind it gain no more
+                elif due < latest:
+                    near.append(block)
+                else:
+                    insort(far, block)
+                    held += len(block[2])
+                more = True
+                while far and held - len(far[-1][2]) >= seats:
+                    held -= len(far.pop()[2])
+        if not more:
+            continue
+        most, count, gain = 0.0, 0, 0.0
+        for negative, _, entries in sorted([*far, *near, *overdue]) if near or overdue else far:
+            size = min(len(entries), seats - count)
+            count += size
+            gain -= negative * size
+            most = max(most, gain / pace[loads[count]])
+            if count == seats:
+                break
+        yield _Level(most, cost, [*far], [*near], [*overdue])
+
+
+def _front(lane: Lane[T], view: _View) -> float:
+    """Return what the first of a lane gains at most, negative."""
+    return _gain(lane, view, lane.earliest, lane.listed)
+
+
+def _gain(lane: Lane[T], view: _View, due: float, arrived: float) -> float:
+    """Return what one in a lane gains, negative so that the best come first."""
+    part, weight = view.parts[_cost(lane)], lane.weight
+    share = part.share
+    if due == inf:  # as if it had a deadline, which no batch is too late for
+        due = max(part.least, arrived + view.patience)
+    elif share > weight:
+        share = weight  # who is never served takes no seat
+    if share >= weight:
+        return -share
+    rank = 1.0 - (due - view.start) / view.full
+    return -share - (weight - share) * exp(rank) if rank < 0.0 else -weight
+
+
+def _blocks(lane: Lane[T], view: _View, dense: int) -> Iterator[_Block[T]]:
+    """Yield those of a lane who may ride, those who gain the most first."""
+    part = view.parts[_cost(lane)]
+    if lane.earliest < view.latest:
+        entries = lane.due_from(part.soonest, view.latest, part.seats, dense)
+    else:
+        entries = lane.first(part.seats)
+    at, end, alone, few = 0, len(entries), view.before > -inf, max(1, part.seats // 8)
+    while at < end:
+        due, _, request = entry = entries[at]
+        gain, count = _gain(lane, view, due, request.arrived), 1 if alone else end - at
+        if due < view.latest:
+            count = min(count, few)
+        while count > 1:
+            due, _, request = entries[at + count - 1]
+            last = _gain(lane, view, due, request.arrived)
+            if last <= gain * _ALIKE:
+                gain = (gain + last) / 2.0
+                break
+            count //= 4
+        count = max(1, count)
+        yield gain, entry, entries[at : at + count]
+        at += count
+
+
+def _best_of(level: _Level[T], view: _View) -> tuple[float, list[Entry[T]]]:
+    """Return about what its best batch gains per second, and that; who is overdue first."""
+    pace, bounds, loads = view.pace, view.bounds, view.parts[level.cost].loads
+    overdue = sorted(level.overdue, key=_number)
+    most = min(len(loads) - 1, _size([*level.far, *level.near, *overdue]))
+    half = max(1, most // 2)
+    kept, inside = overdue[:half], sorted([*level.far, *overdue[half:]])
+    near = sorted(level.near, key=_first)
+    dues, worth = [block[1][0] for block in near], -sum([block[0] for block in kept])
+    # Batches become smaller and quicker. Inside are those on time with the one looked at, the
+    # best first; the last may have more than there are seats.
+    held, total = _size(inside), -sum([block[0] * len(block[2]) for block in inside])
+    last, rate, size = len(near), 0.0, 0
+    for count in sizes(most, max(1, len(kept))):
+        load, seats = loads[count], count - len(kept)
+        first = bisect_left(dues, view.start + bounds[load] - ROUNDING, 0, last)
+        for block in near[first:last]:
+            insort(inside, block)
+            held += len(block[2])
+            total -= block[0] * len(block[2])
+        last = first
+        while inside and held - len(inside[-1][2]) >= seats:
+            gain, _, those = inside.pop()
+            held -= len(those)
+            total += gain * len(those)
+        if held >= seats:
+            value = worth + total + (held - seats) * (inside[-1][0] if inside else 0.0)
+            if value > rate * pace[load]:
+                rate, size = value / pace[load], count
+    by = view.start + bounds[loads[size]] - ROUNDING
+    ranked = sorted([*level.far, *overdue[half:], *level.near])
+    riders = [entry for _, _, entries in ranked for entry in entries if entry[0] >= by]
+    return rate, [*[block[1] for block in kept], *riders[: size - len(kept)]]
+
+
+def _size(blocks: Sequence[_Block[T]]) -> int:
+    return sum([len(block[2]) for block in blocks])
+
+
+def _cost(lane: Lane[Any]) -> float:
+    """Return what each item in it costs."""
+    return lane.shape.cost if lane.shape else 1.0
+
+
+def _listed(curve: Sequence[float]) -> Sequence[float]:
+    """Return it as a list if it is short: all of it is asked for, again and again."""
+    return [*curve] if len(curve) <= _MANY else curve
+
+
 def _parts(
-    costs: Mapping[float, int], expected: Sequence[float], shapes: Shapes
-) -> dict[float, float]:
-    """Return, by cost, an item's part of a full batch of its like, relative to the mean."""
-    seconds = {cost: expected[shapes.loads(cost)[-1]] / shapes.seats(cost) for cost in costs}
+    costs: Mapping[float, int],
+    bounds: Sequence[float],
+    expected: Sequence[float],
+    shapes: Shapes,
+    *,
+    start: float,
+    price: float,
+) -> dict[float, _Part]:
+    """Return what is known of each cost; the price is that of a mean seat."""
+    loads = {cost: shapes.loads(cost) for cost in costs}
+    seconds = {cost: expected[each[-1]] / (len(each) - 1) for cost, each in loads.items()}
     mean = sum([seconds[cost] * count for cost, count in costs.items()]) / sum(costs.values())
-    return {cost: each / mean for cost, each in seconds.items()}
+    return {
+        cost: _Part(
+            each,
+            len(each) - 1,
+            price * seconds[cost] / mean,
+            start + bounds[each[1]] - ROUNDING,
+            start + bounds[each[-1]],
+        )
+        for cost, each in loads.items()
+    }
 
 
+def _worth(lane):
+    return lane.weight * lane.size
 _most = attrgetter("most")
+
+_first = itemgetter(1)
+
+
+def _number(block: _Block[Any]) -> int:
+    return block[1][1]
