@@ -109,6 +109,41 @@ class _View(NamedTuple):
     parts: Mapping[float, _Part]
 
 
+class _Ranked(Generic[T]):
+    """The best blocks: as many as it takes for so many seats.
+
+    Attributes:
+        least: who gains less is not among them; a gain is negative.
+    """
+
+    __slots__ = ("blocks", "held", "least", "seats")
+
+    def __init__(self) -> None:
+        self.blocks: list[_Block[T]] = []
+        self.held = self.seats = 0
+        self.least = inf
+
+    def add(self, block: _Block[T]) -> None:
+        """Take in one of them."""
+        blocks = self.blocks
+        insort(blocks, block)
+        self.held += len(block[2])
+        while self.held - len(blocks[-1][2]) >= self.seats:
+            self.held -= len(blocks.pop()[2])
+        if self.held >= self.seats:
+            self.least = blocks[-1][0]
+
+    def rate(self, loads: Sequence[int], pace: Sequence[float]) -> float:
+        """Return what they gain per second, or those of them that gain the most."""
+        most, count, gain = 0.0, 0, 0.0
+        for negative, _, entries in self.blocks:
+            size = min(len(entries), self.seats - count)
+            count += size
+            gain -= negative * size
+            most = max(most, gain / pace[loads[count]])
+        return most
+
+
 class _Level(NamedTuple, Generic[T]):
     """Those who could share a batch of that cost an item.
 
@@ -290,42 +325,29 @@ def _hope(lane: Lane[T], view: _View) -> float:
 
 def _levels(lanes: Sequence[Lane[T]], view: _View) -> Iterator[_Level[T]]:
     """Yield a level for each cost at which somebody comes in who may be worth it."""
-    pace, before, latest = view.pace, view.before, view.latest
-    far, near, overdue = list["_Block[T]"](), list["_Block[T]"](), list["_Block[T]"]()
-    held = seen = 0  # requests in `far`, and lanes
+    far, top, seen = _Ranked[T](), _Ranked[T](), 0
+    near, overdue = list["_Block[T]"](), list["_Block[T]"]()
     for cost, group in groupby(lanes, _cost):
-        loads, seats, more = view.parts[cost].loads, view.parts[cost].seats, False
-        those = [*group]
+        part, those, more = view.parts[cost], [*group], False
+        far.seats = top.seats = part.seats
         seen += len(those)
-        dense = max(1, _NEAR // seen)
         for lane in those:
-            if held >= seats and _front(lane, view) > far[-1][0]:
+            if _front(lane, view) > far.least:
                 continue
-            for block in _blocks(lane, view, dense):
+            for block in _blocks(lane, view, max(1, _NEAR // seen)):
                 due, _, first = block[1]
-                if due == inf and first.arrived <= before:
+                if due == inf and first.arrived <= view.before:
                     overdue.append(block)
-                elif held >= seats and block > far[-1]:
+                elif block[0] > far.least:
                     break  # those behind it gain no more
-                elif due < latest:
+                elif due < view.latest:
                     near.append(block)
                 else:
-                    insort(far, block)
-                    held += len(block[2])
+                    far.add(block)
+                top.add(block)
                 more = True
-                while far and held - len(far[-1][2]) >= seats:
-                    held -= len(far.pop()[2])
-        if not more:
-            continue
-        most, count, gain = 0.0, 0, 0.0
-        for negative, _, entries in sorted([*far, *near, *overdue]) if near or overdue else far:
-            size = min(len(entries), seats - count)
-            count += size
-            gain -= negative * size
-            most = max(most, gain / pace[loads[count]])
-            if count == seats:
-                break
-        yield _Level(most, cost, [*far], [*near], [*overdue])
+        if more:
+            yield _Level(top.rate(part.loads, view.pace), cost, [*far.blocks], [*near], [*overdue])
 
 
 def _front(lane: Lane[T], view: _View) -> float:
