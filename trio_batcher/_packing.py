@@ -22,7 +22,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from heapq import nlargest
 from itertools import chain, islice, groupby
-from math import cbrt, exp, inf
+from math import cbrt, exp, inf, log
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -47,11 +47,11 @@ T = TypeVar("T")
 _TURNS = 2.0
 # Neighbours in a lane gain about the same: they are weighed in blocks, so many to a full batch.
 _BLOCKS = 6
-_ALIKE = 0.9
+_ALIKE = 0.8
 # Of very many who are due while a batch could run some are looked at: so many are shared among the
 # lanes of a key, at each of some places. So many levels are looked at closely: one takes about
 # 30 us, and a later one is hardly ever the best.
-_NEAR, _LEVELS = 96, 4
+_NEAR, _LEVELS = 48, 4
 # So many lanes, or requests, are all looked at.
 _LANES, _FEW = 128, 256
 # Of more lanes so many are looked at that are first of their class; of the keys of those, and of
@@ -140,7 +140,8 @@ class _Ranked(Generic[T]):
             size = min(len(entries), self.seats - count)
             count += size
             gain -= negative * size
-            most = max(most, gain / pace[loads[count]])
+            if gain > most * pace[loads[count]]:
+                most = gain / pace[loads[count]]
         return most
 
 
@@ -352,12 +353,11 @@ def _levels(lanes: Sequence[Lane[T]], view: _View) -> Iterator[_Level[T]]:
 
 def _front(lane: Lane[T], view: _View) -> float:
     """Return what the first of a lane gains at most, negative."""
-    return _gain(lane, view, lane.earliest, lane.listed)
+    return _gain(lane.weight, view.parts[_cost(lane)], view, lane.earliest, lane.listed)
 
 
-def _gain(lane: Lane[T], view: _View, due: float, arrived: float) -> float:
-    """Return what one in a lane gains, negative so that the best come first."""
-    part, weight = view.parts[_cost(lane)], lane.weight
+def _gain(weight: float, part: _Part, view: _View, due: float, arrived: float) -> float:
+    """Return what one of that weight and cost gains, negative so that the best come first."""
     share = part.share
     if due == inf:  # as if it had a deadline, which no batch is too late for
         due = max(part.least, arrived + view.patience)
@@ -371,25 +371,26 @@ def _gain(lane: Lane[T], view: _View, due: float, arrived: float) -> float:
 
 def _blocks(lane: Lane[T], view: _View, dense: int) -> Iterator[_Block[T]]:
     """Yield those of a lane who may ride, those who gain the most first."""
-    part = view.parts[_cost(lane)]
+    part, weight = view.parts[_cost(lane)], lane.weight
     if lane.earliest < view.latest:
         entries = lane.due_from(part.soonest, view.latest, part.seats, dense)
     else:
         entries = lane.first(part.seats)
-    at, end, alone, few = 0, len(entries), view.before > -inf, max(1, part.seats // 8)
+    if not entries:
+        return
+    at, end, most = 0, len(entries), len(entries) if view.before == -inf else 1
+    due, _, request = entries[-1]
+    last = _gain(weight, part, view, due, request.arrived)
     while at < end:
         due, _, request = entry = entries[at]
-        gain, count = _gain(lane, view, due, request.arrived), 1 if alone else end - at
-        if due < view.latest:
-            count = min(count, few)
-        while count > 1:
+        gain = _gain(weight, part, view, due, request.arrived)
+        count = min(end - at, most if due >= view.latest else max(1, part.seats // 8))
+        if count > 1 and last > gain * _ALIKE:  # else all the others are alike
+            # As if what they gain fell evenly.
+            count = max(1, min(count, int((end - at) * log(_ALIKE) / log(last / gain))))
+        if count > 1:
             due, _, request = entries[at + count - 1]
-            last = _gain(lane, view, due, request.arrived)
-            if last <= gain * _ALIKE:
-                gain = (gain + last) / 2.0
-                break
-            count //= 4
-        count = max(1, count)
+            gain = (gain + _gain(weight, part, view, due, request.arrived)) / 2.0
         yield gain, entry, entries[at : at + count]
         at += count
 
