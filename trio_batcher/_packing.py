@@ -135,13 +135,15 @@ class _Ranked(Generic[T]):
 
     def rate(self, loads: Sequence[int], pace: Sequence[float]) -> float:
         """Return what they gain per second, or those of them that gain the most."""
-        most, count, gain = 0.0, 0, 0.0
+        most, count, gain, seats = 0.0, 0, 0.0, self.seats
         for negative, _, entries in self.blocks:
-            size = min(len(entries), self.seats - count)
-            count += size
+            count += (size := len(entries))
             gain -= negative * size
-            if gain > most * pace[loads[count]]:
-                most = gain / pace[loads[count]]
+            if count >= seats:
+                gain += negative * (count - seats)
+                return max(most, gain / pace[loads[seats]])
+            if gain > most * (seconds := pace[loads[count]]):
+                most = gain / seconds
         return most
 
 
@@ -384,7 +386,7 @@ def _blocks(lane: Lane[T], view: _View, dense: int) -> Iterator[_Block[T]]:
     while at < end:
         due, _, request = entry = entries[at]
         gain = _gain(weight, part, view, due, request.arrived)
-        count = min(end - at, most if due >= view.latest else max(1, part.seats // 8))
+        count = min(end - at, most if due >= view.latest else max(1, part.seats // 6))
         if count > 1 and last > gain * _ALIKE:  # else all the others are alike
             # As if what they gain fell evenly.
             count = max(1, min(count, int((end - at) * log(_ALIKE) / log(last / gain))))
