@@ -57,7 +57,7 @@ _LANES, _FEW = 128, 256
 # Of more lanes so many are looked at that are first of their class; of the keys of those, and of
 # so many that fill a batch, the most promising, until so many requests were, where each lane
 # counts for some more: what it takes to look at it. Of a key that many of the largest lanes too.
-_FIRST, _FULL, _WORTH, _MORE, _COMPANIONS = 96, 4, 0.5, 64, 48
+_FIRST, _FULL, _WORTH, _MORE, _COMPANIONS = 96, 2, 0.3, 80, 48
 # So many sizes are listed rather than looked up one by one.
 _MANY = 128
 
@@ -302,7 +302,7 @@ def _promising(
             for each, those in families.items()
         }
     left, room = _MORE, _COMPANIONS
-    for family in sorted(families, key=hopes.__getitem__, reverse=True):
+    for seen, family in enumerate(sorted(families, key=hopes.__getitem__, reverse=True), 1):
         those = families[family]
         if not all_of_them and len(those) < len(family.lanes):
             largest = nlargest(max(4, room), islice(family.lanes, 512), key=_worth)
@@ -310,7 +310,7 @@ def _promising(
             those = [*{lane for lane in chain(largest, those) if lane.size}]
         yield hopes[family], sorted(those, key=_cost)
         left -= len(those)
-        if left <= 0 :
+        if left <= 0 and seen > 2:
             return
 
 
