@@ -27,6 +27,8 @@ T = TypeVar("T")
 _STEPS, _NONE = 8, -10_000
 # Entries that may lie about in a heap, beyond as many as there are live ones.
 _LITTER = 64
+# Of the lanes that are first, so many times as many are taken of a class with deadlines, and of one
+# of the heaviest: they decide what a batch is worth, while others fill it.
 _DATED, _HEAVY = 3, 4
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from heapq import nlargest
-from itertools import chain, islice, groupby
+from itertools import chain, groupby, islice
 from math import cbrt, exp, inf, log
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
@@ -45,22 +45,29 @@ T = TypeVar("T")
 # Whoever has no deadline is overdue after `PATIENCE` full batches, and so many times as long as
 # all who wait take at their mean cost: being served in turn takes that long once.
 _TURNS = 2.0
-# Neighbours in a lane gain about the same: they are weighed in blocks, so many to a full batch.
-_BLOCKS = 6
+# Neighbours in a lane are weighed as one block while the last of them gains this part of what the
+# first does: with 0.7 the batches chosen are worth 0.3% less, with 0.9 it takes half as long again.
 _ALIKE = 0.8
-# Of very many who are due while a batch could run some are looked at: so many are shared among the
-# lanes of a key, at each of some places. So many levels are looked at closely: one takes about
-# 30 us, and a later one is hardly ever the best.
-_NEAR, _LEVELS = 48, 4
-# So many lanes, or requests, are all looked at.
+# Those who are not on time with every batch: a block of them is on time if its first is, so it is
+# this part of a full batch at most. Of very many some are looked at: so many requests are shared
+# among the lanes of a key, at each of some places.
+_SLICES, _NEAR = 6, 48
+# Costs at which a batch is put together request by request: those that seem worth the most. A
+# later one is hardly ever the best.
+_LEVELS = 4
+# So many lanes, or requests, are few enough to look at all of them.
 _LANES, _FEW = 128, 256
-# Of more lanes so many are looked at that are first of their class; of the keys of those, and of
-# so many that fill a batch, the most promising, until so many requests were, where each lane
-# counts for some more: what it takes to look at it. Of a key that many of the largest lanes too.
-_FIRST, _FULL, _WORTH, _MORE, _COMPANIONS = 96, 2, 0.3, 80, 48
+# Of more lanes so many are looked at, those that are first; and of so many keys that fill a batch.
+_FIRST, _FULL = 96, 4
+# Of their keys so many are looked at in any case, the most promising ones. Others are until there
+# were so many lanes, each of which takes some microseconds, or one promises less than this part of
+# what was found.
+_KEYS, _ENOUGH, _WORTH = 3, 64, 0.5
+# Lanes of the most promising key that are looked at besides, the largest ones of the first so many;
+# of each key after it a quarter of those of the one before, at least so many.
+_COMPANIONS, _AMONG, _SOME = 48, 512, 4
 # So many sizes are listed rather than looked up one by one.
 _MANY = 128
-
 
 # Of neighbours in a lane: the mean of their gains, negative so that the best come first; the
 # first of them, which is due first and decides between equal ones; and they.
@@ -246,22 +253,13 @@ def best_pack(
         pace=_listed(Curve(shapes.most, cbrt)) if latency.guessed else expected,
         parts=_parts(costs, latency.bounds, expected, shapes, start=start, price=price),
     )
-    least = 0.0
     if oldest is not None:
-        lanes, least = [lane for lane in lanes if lane.family is oldest.family], _cost(oldest)
-    levels, most = list["_Level[T]"](), 0.0
-    for seen, (hope, those) in enumerate(_promising(queue, lanes, view)):
-        if hope < _WORTH * most and seen > _FULL:
-            break
-        found = [*_levels(those, view)]
-        most = max([most, *[level.most for level in found]])
-        levels += found
-    if not levels:  # whoever looked promising cannot be on time
-        for family in queue.index.families.values():
-            those = sorted([lane for lane in family.lanes if lane.size], key=_cost)
-            levels += _levels(those, view)
+        lanes = [lane for lane in lanes if lane.family is oldest.family]
+    levels = _all_levels(queue, lanes, view)
+    if oldest is not None:
+        levels = [level for level in levels if level.cost >= _cost(oldest)]
     rate, best = 0.0, list["Entry[T]"]()
-    for level in nlargest(_LEVELS, [each for each in levels if each.cost >= least], key=_most):
+    for level in nlargest(_LEVELS, levels, key=_most):
         if level.most <= rate:
             break
         gain, entries = _best_of(level, view)
@@ -284,33 +282,53 @@ def _longest_waiting(lanes: Sequence[Lane[T]], before: float) -> Lane[T] | None:
     return min(undated, key=attrgetter("listed"), default=None)
 
 
+def _all_levels(queue: RequestQueue[T], lanes: Sequence[Lane[T]], view: _View) -> list[_Level[T]]:
+    """Return the levels of the keys that promise the most."""
+    levels, most = list["_Level[T]"](), 0.0
+    for hope, those in _promising(queue, lanes, view):
+        if hope < _WORTH * most:
+            break
+        for level in _levels(those, view):
+            levels.append(level)
+            most = max(most, level.most)
+    if not levels:  # whoever looked promising cannot be on time
+        for family in queue.index.families.values():
+            levels += _levels(sorted([lane for lane in family.lanes if lane.size], key=_cost), view)
+    return levels
+
+
 def _promising(
     queue: RequestQueue[T], lanes: Sequence[Lane[T]], view: _View
 ) -> Iterator[tuple[float, list[Lane[T]]]]:
-    """Yield for each key about what it is worth, and the lanes to look at, the cheapest first."""
+    """Yield for some keys what they promise, infinity if all are looked at, and lanes, by cost."""
     families: dict[Family[T], list[Lane[T]]] = {}
     for lane in lanes:
         families.setdefault(lane.family, []).append(lane)
     all_of_them = queue.index.lanes <= _LANES
-    hopes = dict.fromkeys(families, inf)
-    if len(families) > 1 and (queue.size > _FEW or not all_of_them):
-        if view.before == -inf:
-            for family in queue.index.fullest(_FULL):
-                families.setdefault(family, [])
+    if not all_of_them and view.before == -inf:
+        for family in queue.index.fullest(_FULL):
+            families.setdefault(family, [])
+    if len(families) == 1 or (all_of_them and queue.size <= _FEW):
+        hopes = dict.fromkeys(families, inf)
+    else:
         hopes = {
             each: max([_hope(lane, view) for lane in those or nlargest(1, each.lanes, key=_worth)])
             for each, those in families.items()
         }
-    left, room = _MORE, _COMPANIONS
-    for seen, family in enumerate(sorted(families, key=hopes.__getitem__, reverse=True), 1):
+    ranked = sorted(families, key=hopes.__getitem__, reverse=True)
+    left, companions = float(_ENOUGH), _COMPANIONS
+    for place, family in enumerate(ranked):
         those = families[family]
-        if not all_of_them and len(those) < len(family.lanes):
-            largest = nlargest(max(4, room), islice(family.lanes, 512), key=_worth)
-            room //= 4
-            those = [*{lane for lane in chain(largest, those) if lane.size}]
-        yield hopes[family], sorted(those, key=_cost)
+        if not all_of_them:
+            some = islice(family.lanes, _AMONG)
+            those = [*dict.fromkeys(chain(nlargest(companions, some, key=_worth), those))]
+            companions = max(_SOME, companions // 4)
+        yield (
+            hopes[family] if place >= _KEYS else inf,
+            sorted([lane for lane in those if lane.size], key=_cost),
+        )
         left -= len(those)
-        if left <= 0 and seen > 2:
+        if left <= 0 and place + 1 >= _KEYS and hopes[family] < inf:
             return
 
 
@@ -318,7 +336,7 @@ def _hope(lane: Lane[T], view: _View) -> float:
     """Return about what a batch gains per second that the first of a lane rides in."""
     pace, part, gain = view.pace, view.parts[_cost(lane)], -_front(lane, view)
     loads, like = part.loads, min(lane.size, part.seats)
-    others, share = min(lane.family.size, part.seats), min(part.share, lane.weight)
+    others, share = min(int(lane.family.size), part.seats), min(part.share, lane.weight)
     return max(
         gain / pace[loads[1]],
         like * (gain + share) / 2.0 / pace[loads[like]],
@@ -335,8 +353,8 @@ def _levels(lanes: Sequence[Lane[T]], view: _View) -> Iterator[_Level[T]]:
         far.seats = top.seats = part.seats
         seen += len(those)
         for lane in those:
-            if _front(lane, view) > far.least:
-                continue
+            if view.before == -inf and _front(lane, view) > far.least:
+                continue  # nobody in it gains enough
             for block in _blocks(lane, view, max(1, _NEAR // seen)):
                 due, _, first = block[1]
                 if due == inf and first.arrived <= view.before:
@@ -386,7 +404,7 @@ def _blocks(lane: Lane[T], view: _View, dense: int) -> Iterator[_Block[T]]:
     while at < end:
         due, _, request = entry = entries[at]
         gain = _gain(weight, part, view, due, request.arrived)
-        count = min(end - at, most if due >= view.latest else max(1, part.seats // 6))
+        count = min(end - at, most if due >= view.latest else max(1, part.seats // _SLICES))
         if count > 1 and last > gain * _ALIKE:  # else all the others are alike
             # As if what they gain fell evenly.
             count = max(1, min(count, int((end - at) * log(_ALIKE) / log(last / gain))))
@@ -433,6 +451,7 @@ def _best_of(level: _Level[T], view: _View) -> tuple[float, list[Entry[T]]]:
 
 
 def _size(blocks: Sequence[_Block[T]]) -> int:
+    """Return how many there are in some blocks."""
     return sum([len(block[2]) for block in blocks])
 
 
@@ -471,8 +490,10 @@ def _parts(
     }
 
 
-def _worth(lane):
+def _worth(lane: Lane[Any]) -> float:
     return lane.weight * lane.size
+
+
 _most = attrgetter("most")
 
 _first = itemgetter(1)
