@@ -26,7 +26,7 @@ from math import cbrt, exp, inf, log
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
-from ._curve import Curve
+from ._curve import Curve, listed
 from ._selection import PATIENCE, ROUNDING, seat_cost, sizes
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ _TURNS = 2.0
 # first does: with 0.7 the batches chosen are worth 0.3% less, with 0.9 it takes half as long again.
 _ALIKE = 0.8
 # Those who are not on time with every batch: a block of them is on time if its first is, so it is
-# this part of a full batch at most. Of very many some are looked at: so many requests are shared
-# among the lanes of a key, at each of some places.
+# this part of them, and of a full batch, at most. Of very many some are looked at: so many requests
+# are shared among the lanes of a key, at each of some places.
 _SLICES, _NEAR = 6, 48
 # Costs at which a batch is put together request by request: those that seem worth the most. A
 # later one is hardly ever the best.
@@ -66,8 +66,6 @@ _KEYS, _ENOUGH, _WORTH = 3, 64, 0.5
 # Lanes of the most promising key that are looked at besides, the largest ones of the first so many;
 # of each key after it a quarter of those of the one before, at least so many.
 _COMPANIONS, _AMONG, _SOME = 48, 512, 4
-# So many sizes are listed rather than looked up one by one.
-_MANY = 128
 
 # Of neighbours in a lane: the mean of their gains, negative so that the best come first; the
 # first of them, which is due first and decides between equal ones; and they.
@@ -233,7 +231,7 @@ def best_pack(
         shapes: how they differ.
         devices: how many share the queue.
     """
-    costs, expected = queue.index.costs, _listed(latency.expected)
+    costs, expected = queue.index.costs, listed(latency.expected)
     mean = shapes.rounded(sum([cost * count for cost, count in costs.items()]) / queue.size)
     most = shapes.seats(mean)
     full = expected[shapes.loads(mean)[most]]
@@ -250,7 +248,7 @@ def best_pack(
         patience=patience,
         before=-inf if oldest is None else now - patience,
         bounds=latency.bounds,
-        pace=_listed(Curve(shapes.most, cbrt)) if latency.guessed else expected,
+        pace=listed(Curve(shapes.most, cbrt)) if latency.guessed else expected,
         parts=_parts(costs, latency.bounds, expected, shapes, start=start, price=price),
     )
     if oldest is not None:
@@ -346,8 +344,11 @@ def _hope(lane: Lane[T], view: _View) -> float:
 
 def _levels(lanes: Sequence[Lane[T]], view: _View) -> Iterator[_Level[T]]:
     """Yield a level for each cost at which somebody comes in who may be worth it."""
-    far, top, seen = _Ranked[T](), _Ranked[T](), 0
-    near, overdue = list["_Block[T]"](), list["_Block[T]"]()
+    far: _Ranked[T] = _Ranked()
+    top: _Ranked[T] = _Ranked()
+    near: list[_Block[T]] = []
+    overdue: list[_Block[T]] = []
+    seen = 0
     for cost, group in groupby(lanes, _cost):
         part, those, more = view.parts[cost], [*group], False
         far.seats = top.seats = part.seats
@@ -394,20 +395,20 @@ def _blocks(lane: Lane[T], view: _View, dense: int) -> Iterator[_Block[T]]:
     part, weight = view.parts[_cost(lane)], lane.weight
     if lane.earliest < view.latest:
         entries = lane.due_from(part.soonest, view.latest, part.seats, dense)
+        few = min(part.seats, bisect_left(entries, (view.latest,))) // _SLICES
     else:
-        entries = lane.first(part.seats)
-    if not entries:
-        return
+        entries, few = lane.first(part.seats), 0
     at, end, most = 0, len(entries), len(entries) if view.before == -inf else 1
-    due, _, request = entries[-1]
-    last = _gain(weight, part, view, due, request.arrived)
+    for due, _, request in entries[-1:]:
+        last = _gain(weight, part, view, due, request.arrived)
     while at < end:
         due, _, request = entry = entries[at]
         gain = _gain(weight, part, view, due, request.arrived)
-        count = min(end - at, most if due >= view.latest else max(1, part.seats // _SLICES))
+        count = min(end - at, most if due >= view.latest else max(1, few))
         if count > 1 and last > gain * _ALIKE:  # else all the others are alike
             # As if what they gain fell evenly.
-            count = max(1, min(count, int((end - at) * log(_ALIKE) / log(last / gain))))
+            fall = log(last / gain) if last else -inf
+            count = max(1, min(count, int((end - at) * log(_ALIKE) / fall)))
         if count > 1:
             due, _, request = entries[at + count - 1]
             gain = (gain + _gain(weight, part, view, due, request.arrived)) / 2.0
@@ -460,11 +461,6 @@ def _cost(lane: Lane[Any]) -> float:
     return lane.shape.cost if lane.shape else 1.0
 
 
-def _listed(curve: Sequence[float]) -> Sequence[float]:
-    """Return it as a list if it is short: all of it is asked for, again and again."""
-    return [*curve] if len(curve) <= _MANY else curve
-
-
 def _parts(
     costs: Mapping[float, int],
     bounds: Sequence[float],
@@ -480,11 +476,11 @@ def _parts(
     mean = sum([seconds[cost] * count for cost, count in costs.items()]) / sum(costs.values())
     return {
         cost: _Part(
-            each,
-            len(each) - 1,
-            price * seconds[cost] / mean,
-            start + bounds[each[1]] - ROUNDING,
-            start + bounds[each[-1]],
+            loads=each,
+            seats=len(each) - 1,
+            share=price * seconds[cost] / mean,
+            soonest=start + bounds[each[1]] - ROUNDING,
+            least=start + bounds[each[-1]],
         )
         for cost, each in loads.items()
     }
@@ -494,10 +490,8 @@ def _worth(lane: Lane[Any]) -> float:
     return lane.weight * lane.size
 
 
-_most = attrgetter("most")
-
-_first = itemgetter(1)
-
-
 def _number(block: _Block[Any]) -> int:
     return block[1][1]
+
+
+_first, _most = itemgetter(1), attrgetter("most")
