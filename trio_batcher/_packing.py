@@ -51,7 +51,7 @@ _ALIKE = 0.8
 # Those who are not on time with every batch: a block of them is on time if its first is, so it is
 # this part of them, and of a full batch, at most. Of very many some are looked at: so many requests
 # are shared among the lanes of a key, at each of some places.
-_SLICES, _NEAR = 6, 48
+_SLICES, _NEAR = 4, 48
 # Costs at which a batch is put together request by request: those that seem worth the most. A
 # later one is hardly ever the best.
 _LEVELS = 4
