@@ -58,11 +58,10 @@ _LEVELS = 4
 # So many lanes, or requests, are few enough to look at all of them.
 _LANES, _FEW = 128, 256
 # Of more lanes so many are looked at, those that are first; and of so many keys that fill a batch.
-_FIRST, _FULL = 96, 4
-# Of their keys so many are looked at in any case, the most promising ones. Others are until there
-# were so many lanes, each of which takes some microseconds, or one promises less than this part of
-# what was found.
-_KEYS, _ENOUGH, _WORTH = 3, 64, 0.5
+_FIRST, _FULL = 96, 16
+# Of their keys so many are looked at in any case, the most promising ones, and others until there
+# were so many lanes, each of which takes some microseconds.
+_KEYS, _ENOUGH = 3, 64
 # Lanes of the most promising key that are looked at besides, the largest ones of the first so many;
 # of each key after it a quarter of those of the one before, at least so many.
 _COMPANIONS, _AMONG, _SOME = 48, 512, 4
@@ -282,13 +281,7 @@ def _longest_waiting(lanes: Sequence[Lane[T]], before: float) -> Lane[T] | None:
 
 def _all_levels(queue: RequestQueue[T], lanes: Sequence[Lane[T]], view: _View) -> list[_Level[T]]:
     """Return the levels of the keys that promise the most."""
-    levels, most = list["_Level[T]"](), 0.0
-    for hope, those in _promising(queue, lanes, view):
-        if hope < _WORTH * most:
-            break
-        for level in _levels(those, view):
-            levels.append(level)
-            most = max(most, level.most)
+    levels = [level for those in _promising(queue, lanes, view) for level in _levels(those, view)]
     if not levels:  # whoever looked promising cannot be on time
         for family in queue.index.families.values():
             levels += _levels(sorted([lane for lane in family.lanes if lane.size], key=_cost), view)
@@ -297,8 +290,8 @@ def _all_levels(queue: RequestQueue[T], lanes: Sequence[Lane[T]], view: _View) -
 
 def _promising(
     queue: RequestQueue[T], lanes: Sequence[Lane[T]], view: _View
-) -> Iterator[tuple[float, list[Lane[T]]]]:
-    """Yield for some keys what they promise, infinity if all are looked at, and lanes, by cost."""
+) -> Iterator[list[Lane[T]]]:
+    """Yield, of the keys that promise the most, the lanes to look at, the cheapest first."""
     families: dict[Family[T], list[Lane[T]]] = {}
     for lane in lanes:
         families.setdefault(lane.family, []).append(lane)
@@ -313,20 +306,16 @@ def _promising(
             each: max([_hope(lane, view) for lane in those or nlargest(1, each.lanes, key=_worth)])
             for each, those in families.items()
         }
-    ranked = sorted(families, key=hopes.__getitem__, reverse=True)
-    left, companions = float(_ENOUGH), _COMPANIONS
-    for place, family in enumerate(ranked):
+    left, companions = _ENOUGH, _COMPANIONS
+    for place, family in enumerate(sorted(families, key=hopes.__getitem__, reverse=True), 1):
         those = families[family]
         if not all_of_them:
             some = islice(family.lanes, _AMONG)
             those = [*dict.fromkeys(chain(nlargest(companions, some, key=_worth), those))]
             companions = max(_SOME, companions // 4)
-        yield (
-            hopes[family] if place >= _KEYS else inf,
-            sorted([lane for lane in those if lane.size], key=_cost),
-        )
+        yield sorted([lane for lane in those if lane.size], key=_cost)
         left -= len(those)
-        if left <= 0 and place + 1 >= _KEYS and hopes[family] < inf:
+        if left <= 0 and place >= _KEYS and hopes[family] < inf:
             return
 
 
