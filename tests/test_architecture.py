@@ -31,7 +31,7 @@ FLOORS = [
     | {"_beside", "_deadline_headers", "_exit_status", "_entry", "_inbox", "_outbox"}
     | {"_problems", "_statistics", "_torch_devices"},
     {"_child", "_collate", "_nesting", "_packing", "_popen"},
-    {"_promising", "_selection", "_told"},
+    {"_selection", "_told"},
     {"_items", "_latency", "_memory", "_queue"},
     {"_index"},
     {"_lane", "_residuals"},
@@ -58,7 +58,6 @@ PURE = {
     "_padding",
     "_planning",
     "_policy",
-    "_promising",
     "_queue",
     "_residuals",
     "_reruns",

@@ -13,7 +13,9 @@ from hypothesis import given, strategies as st
 
 from trio_batcher._bisection import Failure, Raised, Returned, checked, failures
 from trio_batcher._errors import (
+    BatchTooLarge,
     ChildDied,
+    ItemError,
     ModelError,
     ResultCountError,
 )
@@ -990,3 +992,42 @@ def test_whatever_hangs_each_input_has_one_outcome(size, poison, runs):
             assert item not in poison
         elif outcome.error.batch_size == 1:
             assert [item] in tried
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda exc: exc, lambda exc: ExceptionGroup("of a nursery", [exc])]
+)
+def test_what_is_too_large_is_halved_and_fails_alone_only(wrap):
+    """Also if it was said from a nursery: nobody else is to blame, and nothing is probed."""
+
+    def model(inputs):
+        if len(inputs) > 2 or 5 in inputs:
+            raise wrap(BatchTooLarge("no memory"))
+        return [answer(item) for item in inputs]
+
+    outcomes, tried = drive(range(8), model)
+    assert [outcomes[item] for item in (0, 1, 2, 3, 4, 6, 7)] == [
+        answer(item) for item in (0, 1, 2, 3, 4, 6, 7)
+    ]
+    (error,) = errors_of([outcomes[5]])
+    assert type(error) is ItemError
+    assert len(tried) == 9
+
+
+@pytest.mark.parametrize("leaving", [1, 2, 15, 16])
+def test_for_an_input_that_nobody_waits_for_another_one_is_tried(leaving):
+    """Whether the inputs are to blame at all is found out by those that are left."""
+
+    def model(inputs):
+        raise PoisonError
+
+    driven = Driven(range(16))
+    driven.run(driven.whole, model)
+    for _ in range(2):
+        driven.run(driven.bisection.next(lambda _: True), model)
+    gone = {*driven.requests[:leaving]}
+    while segment := driven.bisection.next(lambda request: request not in gone):
+        assert not gone.intersection(segment)
+        driven.run(segment, model)
+    assert not driven.bisection.pending
+    assert {*driven.outcomes} | gone == {*driven.requests}

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, strategies as st
 
-from trio_batcher._curve import Curve, between, widened
+from trio_batcher._curve import Curve, between, listed, widened
 
 HUGE = 10**12
 
@@ -88,3 +88,9 @@ def test_what_is_widened_is_above_and_does_not_fall(case, data):
         else:
             least = min(its for seen, its in zip(sizes, own, strict=True) if seen >= size)
             assert bounds[size - 1] >= min(least, usual * line(size)) or size in sizes
+
+
+def test_a_short_curve_is_listed_and_a_long_one_is_not():
+    """What may be as long as the largest size is never computed whole."""
+    assert listed(Curve(3, lambda size: 2.0 * size)) == [0.0, 2.0, 4.0, 6.0]
+    assert isinstance(listed(Curve(HUGE, float)), Curve)

@@ -320,3 +320,43 @@ def test_a_request_is_a_slim_record():
     assert not hasattr(single, "__dict__")
     assert (single.weight, single.group, single.index) == (1.0, None, 0)
     assert single.caller is single.lane is None
+
+
+def test_of_very_many_between_two_instants_some_are_found(small):
+    """So many one after another, at places all over them; and as many beyond as ever."""
+    lane, entries = filled(*map(float, range(100)))
+    found = lane.due_from(10.0, 90.0, 5, 3)
+    between = [int(due) for due, _, _ in found[:-5]]
+    assert found[-5:] == entries[90:95]
+    assert 8 <= len(between) <= 16
+    assert between[0] == 10
+    assert max(between) >= 70
+    assert between == sorted({*between})
+    assert lane.due_from(10.0, 90.0, 5, 20) == entries[10:95]
+
+
+def test_of_very_many_who_are_late_some_are_found(small):
+    """No fewer than were asked for, the earliest ones."""
+    lane, entries = filled(*map(float, range(100)))
+    late = lane.due_before(90.0, 10)
+    assert 10 <= len(late) <= 20
+    assert late == entries[: len(late)]
+
+
+def test_the_front_is_a_deadline_or_an_arrival():
+    """Of those with deadlines the nearest, of those without when the first came."""
+    assert filled(3.0, 2.0)[0].front == 2.0
+    lane, entries = filled(math.inf, math.inf)
+    entries[0][2].arrived = 7.0
+    assert lane.front == 7.0
+    assert filled()[0].front == math.inf
+
+
+def test_who_is_put_back_stands_before_its_like():
+    """Numbered lower than all before; what lay about of it is gone."""
+    lane, entries = filled(2.0, 2.0, 1.0)
+    remove(lane, entries[0])
+    back = (2.0, -1, entries[0][2])
+    lane.put_back([back])
+    assert list(lane) == [entries[2], back, entries[1]]
+    assert lane.size == 3

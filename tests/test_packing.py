@@ -6,8 +6,10 @@ import math
 from collections import defaultdict
 from itertools import combinations
 from operator import itemgetter
+from random import Random
 from typing import NamedTuple
 
+import pytest
 from hypothesis import given, strategies as st
 
 from trio_batcher._outcomes import ShapedRequest
@@ -232,3 +234,98 @@ def test_short_ones_ride_along_where_padding_is_cheap():
     assert len(cheap.pack(queue)) == 4
     queue = dear.queue()
     assert {request.item[0] for request in dear.pack(queue)} in ({5.0}, {50.0})
+
+
+def highest(case: Case, queue: RequestQueue) -> float:
+    """What any batch gains per second at most: of each key, cost and size the best are taken."""
+    gain, _ = gains(case, queue)
+    expected, bounds = case.line.expected, case.line.bounds
+    by_key, best = defaultdict(list), 0.0
+    for request in queue:
+        by_key[request.shape.key].append((gain[request], request.deadline, request.shape.cost))
+    for those in by_key.values():
+        for cost in {each[2] for each in those}:
+            ranked = sorted([each for each in those if each[2] <= cost], reverse=True)
+            for size, load in enumerate(case.shapes.loads(cost)[1:], 1):
+                done = NOW + bounds[load] - TINY
+                some = [worth for worth, due, _ in ranked if due >= done][:size]
+                if len(some) == size:
+                    best = max(best, sum(some) / expected[load])
+    return best
+
+
+def worth(case: Case, queue: RequestQueue) -> float:
+    """What the batch that is chosen gains per second, as part of the most there is."""
+    gain, _ = gains(case, queue)
+    batch = case.pack(queue)
+    load = case.shapes.load_of([each.shape for each in batch])
+    return sum(map(gain.get, batch)) / case.line.expected[load] / highest(case, queue)
+
+
+def crowd(seed: int, keys: int, costs: int, *, waiting=600, weights=(1.0, 2.0, 8.0), near=2.0):
+    """So many who wait, due soon, later or never."""
+    rng = Random(seed)
+    requests = [
+        (
+            float(rng.randint(1, costs)),
+            rng.randrange(keys),
+            rng.choice([near * rng.random(), 20.0 * rng.random(), math.inf]),
+            rng.random(),
+            rng.choice(weights),
+        )
+        for _ in range(waiting)
+    ]
+    return Case(requests, seats=16, most=16.0 * costs, fixed=0.5, per_load=0.02, margin=1.1)
+
+
+CROWDS = {
+    "alike": (1, 1, {}),
+    "all due soon": (1, 1, {"near": 1.0, "weights": (1.0,)}),
+    "a few keys": (4, 1, {}),
+    "costs": (1, 60, {"weights": (1.0,)}),
+    "costs and weights": (1, 60, {}),
+    "a few keys, costs and weights": (3, 30, {}),
+    "very many keys": (300, 1, {}),
+    "very many keys and costs": (300, 8, {}),
+    "all keys differ": (10_000, 4, {}),
+}
+
+
+@pytest.mark.parametrize("kind", CROWDS)
+def test_of_very_many_what_is_chosen_is_worth_nearly_the_most(kind):
+    """Neighbours in a lane are weighed as one, and of very many lanes some are looked at."""
+    keys, costs, more = CROWDS[kind]
+    parts = []
+    for seed in range(6):
+        case = crowd(seed, keys, costs, **more)
+        parts.append(worth(case, case.queue()))
+    assert sum(parts) / len(parts) >= 0.95
+    assert min(parts) >= 0.75
+
+
+def test_who_can_be_on_time_is_found_behind_very_many_who_cannot():
+    """However much those promised, and though each has a lane of its own."""
+    late = [(1.0, key, 0.1, 0.0, 4.0) for key in range(300)]
+    case = Case([*late, (1.0, 1000, 5.0, 0.0, 0.5), (2.0, 1000, 5.0, 0.0, 0.5)])
+    queue = case.queue()
+    assert len(case.late(queue)) == 300
+    assert {request.item[1] for request in case.pack(queue)} == {1000}
+
+
+def test_of_very_many_out_of_reach_some_are_told_of():
+    """No fewer than asked for: the others hear of it when there is time."""
+    case = Case([(1.0, key, 0.1, 0.0, 1.0) for key in range(40)])
+    queue = case.queue()
+    some = out_of_reach(queue, NOW, math.inf, case.line.bounds, case.shapes, most=5)
+    assert 5 < len(some) < 40
+
+
+@pytest.mark.parametrize("keys", [1, 200])
+def test_whoever_waits_longest_rides_though_very_many_are_worth_more(keys):
+    """Of its key alone is chosen then."""
+    case = crowd(1, keys, 20, weights=(8.0,))
+    old = (7.0, 0, math.inf, 1e6, 0.5)
+    case = case._replace(requests=[*case.requests, old])
+    batch = case.pack(case.queue())
+    assert old in [request.item for request in batch]
+    assert len(batch) > 1

@@ -21,7 +21,9 @@ from hypothesis.stateful import (
 
 from trio_batcher import _lane, _queue
 from trio_batcher._lane import RECENT
+from trio_batcher._outcomes import ShapedRequest
 from trio_batcher._queue import Request, RequestQueue
+from trio_batcher._shapes import Key, Shape
 
 # Few values, so that many are equal, and order among equals matters.
 deadlines = st.one_of(
@@ -458,3 +460,48 @@ def test_as_many_lanes_are_kept_as_have_requests():
         (9.0, 1, requests[0]),
         (9.0, len(requests) + 1, queue.first(2)[1]),
     ]
+
+
+def shaped(key: Key, deadline: float, arrived: float = 0.0) -> ShapedRequest:
+    return ShapedRequest(None, deadline, arrived, 1.0, Shape(key, 1.0))
+
+
+def test_those_with_shapes_are_found_as_well(small):
+    """By key in lanes of their own, which are thrown away when there are many empty ones."""
+    queue, keys = RequestQueue(), [Key() for _ in range(5)]
+    requests = [shaped(key, float(i)) for i, key in enumerate(keys)]
+    requests += [shaped(key, math.inf) for key in keys]
+    for each in requests:
+        queue.add(each)
+    assert queue.earliest_deadline == 0.0
+    assert {*queue.due_before(2.0)} == {*requests[:2]}
+    assert queue.earliest_from(1.5) == 2.0
+    assert queue.undue_size == 5
+    queue.remove_all(requests[:3])
+    assert len(queue.due) == 2
+    queue.put_back(requests[1:3])
+    assert queue.earliest_deadline == 1.0
+    assert [*queue] == requests[1:]
+    assert {*queue.clear()} == {*requests[1:]}
+    assert len(queue.due) == len(queue.undue) == 2
+    assert queue.earliest_from(0.0) == math.inf
+
+
+def test_of_very_many_who_are_late_some_are_told_of(small):
+    """No fewer than asked for, lane by lane; the others when there is time."""
+    queue, requests = filled(*map(float, range(30)))
+    some = queue.due_before(30.0, 3)
+    assert 3 < len(some) < 15
+    assert {*some} < {*requests}
+
+
+def test_weights_that_are_out_of_use_are_forgotten(small):
+    """However many there have been: what is counted of those in use stays."""
+    queue, staying = RequestQueue(), request(weight=0.5)
+    queue.add(staying)
+    for number in range(50):
+        passing = request(weight=1.0 + number)
+        queue.add(passing)
+        queue.discard(passing)
+    assert len(queue.tallies) <= 6
+    assert queue.tallies[0.5].size == 1

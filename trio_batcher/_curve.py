@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Curve", "Line", "between", "widened"]
+__all__ = ["Curve", "Line", "between", "listed", "widened"]
 
 N = TypeVar("N")
 
 # So many values are remembered: few sizes are ever asked for, and those often.
 _REMEMBERED = 1024
+# So many values are few enough to be listed rather than looked up one by one.
+_FEW = 128
 
 
 # What a size takes, in seconds.
@@ -54,6 +56,11 @@ class Curve(Sequence[N]):
         value: N = self._of(size % self._length)
         self._remembered[size] = value
         return value
+
+
+def listed(curve: Sequence[N]) -> Sequence[N]:
+    """Return a curve as a list if it is short, for whoever asks for all of it, again and again."""
+    return [*curve] if len(curve) <= _FEW else curve
 
 
 def between(knots: Sequence[int], values: Sequence[float]) -> Line:

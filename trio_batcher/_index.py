@@ -27,6 +27,9 @@ T = TypeVar("T")
 _STEPS, _NONE = 8, -10_000
 # Entries that may lie about in a heap, beyond as many as there are live ones.
 _LITTER = 64
+# Of the lanes that are first, so many times as many are taken of a class with deadlines, and of one
+# of the heaviest: they decide what a batch is worth, while others fill it.
+_DATED, _HEAVY = 3, 4
 
 
 class Family(Generic[T]):
@@ -157,9 +160,15 @@ class Index(Generic[T]):
 
     def first(self, most: int) -> list[Lane[T]]:
         """Return some lanes of each class, those that are first, about so many altogether."""
-        heaps = [heap for heap in self._heaps.values() if heap.entries]
-        each = max(2, most // max(1, len(heaps)))
-        return [*chain.from_iterable([heap.first(each) for heap in heaps])]
+        labels = [label for label, heap in self._heaps.items() if heap.entries]
+        heaviest = max([power for _, _, power in labels], default=0)
+        parts = {
+            label: (_DATED if label[0] else 1) * (_HEAVY if label[2] == heaviest else 1)
+            for label in labels
+        }
+        each = most / max(1, sum(parts.values()))
+        found = [self._heaps[label].first(max(2, each * part)) for label, part in parts.items()]
+        return [*chain.from_iterable(found)]
 
     def due_before(self, time: Callable[[float], float]) -> Iterator[Lane[T]]:
         """Yield those due first before a time that may depend on the cost: no item costs more."""

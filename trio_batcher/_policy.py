@@ -181,25 +181,14 @@ def decide(
     hopeless: list[Request[T]] = []
     if trusted:
         reachable = min(start + latency.floors[1], others_done_at) - ROUNDING
-        hopeless = queue.due_before(reachable)
-        if hopeless and len(hopeless) == queue.size:
-            # The device is free and nobody else wants it: only those are lost who are gone.
-            reachable = now
-            hopeless = queue.due_before(reachable)
-        if hopeless:
-            earliest = queue.earliest_from(reachable)
+        hopeless, earliest = _out_of_time(queue, reachable, now)
     left = queue.size - len(hopeless)
     if not left:
         return Idle(hopeless)
     size = min(left, limit)
-    # What takes as long as chance will have it is not to be saved for others: all at once.
-    in_time = earliest >= start + bounds[size] - ROUNDING
-    chosen = not (in_time and (left <= limit or queue.is_uniform))
-    if chosen and not latency.residuals.steady and not queue.undue_size:
-        seen = latency.largest
-        chosen = (left > limit or not latency.residuals.chances) and load_of(
-            queue, now, latency.expected[seen], seen * limits.devices
-        ) > _SPARE
+    chosen = not (in_time and (left <= limit or queue.is_uniform)) and _is_choosy(
+        queue, now, latency, limits, left
+    )
     if not chosen:
         if patient and limits.max_delay and left < limit:
             # A wait that would cost the most urgent of them its deadline is no use to it; as
@@ -231,6 +220,36 @@ def decide(
     return Dispatch(batch, hopeless, chosen)
 
 
+def _out_of_time(
+    queue: RequestQueue[T], reachable: float, now: float
+) -> tuple[list[Request[T]], float]:
+    """Return those that are lost, given when a batch could end, and the next deadline of all.
+
+    A free device runs whatever waits if that is all there is: nobody else wants its time. Then
+    only those are lost whose deadlines have passed.
+    """
+    lost = queue.due_before(reachable)
+    if lost and len(lost) == queue.size:
+        reachable, lost = now, queue.due_before(now)
+    return lost, queue.earliest_from(reachable) if lost else queue.earliest_deadline
+
+
+def _is_choosy(
+    queue: RequestQueue[Any], now: float, latency: LatencyModel, limits: Limits, left: int
+) -> bool:
+    """Whether it is worth while to choose among those that wait, when not all can be in time.
+
+    What a batch takes has to be known for that, or devices have to be short of time. If
+    neither is so, first come, first served makes the largest batches.
+    """
+    if latency.residuals.steady or queue.undue_size:
+        return True
+    if latency.residuals.chances and left <= limits.max_batch_size:
+        return False
+    seen = latency.largest
+    return load_of(queue, now, latency.expected[seen], seen * limits.devices) > _SPARE
+
+
 def _decide_by_shape(
     queue: RequestQueue[T],
     shapes: Shapes,
@@ -245,8 +264,7 @@ def _decide_by_shape(
     start, bounds, floors = now + delivery, latency.bounds, latency.floors
     trusted = latency.trusted(now)
     late = out_of_reach(queue, start, others_done_at, floors, shapes) if trusted else []
-    if late and len(late) == queue.size:
-        # As in `decide`.
+    if len(late) == queue.size:  # as in `_out_of_time`
         late = queue.due_before(now)
     left = queue.size - len(late)
     if not left:

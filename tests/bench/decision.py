@@ -118,7 +118,8 @@ def on_the_spot(waiting: int, kind: str, allowance: str, weights: int, rounds: i
     queue = RequestQueue[tuple[int, float]]()
     for number in range(waiting):
         item = rng.randrange(1024), float(rng.randint(5, 512))
-        deadline = now + span * rng.uniform(*ALLOWANCES[allowance])
+        least, most = ALLOWANCES[allowance]
+        deadline = now + (span * rng.uniform(least, most) if least < math.inf else math.inf)
         arrived, weight = now - 1.0 + number / waiting, float(rng.randint(1, weights))
         if shapes is None:
             queue.add(Request(item, deadline, arrived, weight))
