@@ -186,6 +186,7 @@ def decide(
     if not left:
         return Idle(hopeless)
     size = min(left, limit)
+    in_time = earliest >= start + bounds[size] - ROUNDING
     chosen = not (in_time and (left <= limit or queue.is_uniform)) and _is_choosy(
         queue, now, latency, limits, left
     )

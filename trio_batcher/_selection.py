@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ._latency import LatencyModel
     from ._queue import Entry, Request, RequestQueue
 
-__all__ = ["PATIENCE", "ROUNDING", "best_batch", "seat_cost", "sizes"]
+__all__ = ["PATIENCE", "ROUNDING", "best_batch", "load_of", "seat_cost", "sizes"]
 
 T = TypeVar("T")
 
