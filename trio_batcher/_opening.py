@@ -155,7 +155,7 @@ def open_batcher(
     exception or a cancellation turns away what waits (`BatcherClosed`), cancels an async
     model's running batch, waits for a thread's, and lets that exception through as it is.
     Batches whose callers have all left are treated likewise in either case.
-    No task or thread of the batcher's is left afterwards, but for one that `batch_timeout` has
+    No task or thread of the batcher's is left afterwards, but for one that ``batch_timeout`` has
     given up.
 
     Cancellation: opening is a checkpoint, and so is leaving. Cancelled while a model is
