@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from dataclasses import dataclass
 from itertools import combinations
 from operator import itemgetter
 from random import Random
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given, strategies as st
 
+from tests.foreseeable import Foreseeable
 from trio_batcher._outcomes import ShapedRequest
 from trio_batcher._packing import best_pack, first_pack, out_of_reach
 from trio_batcher._queue import RequestQueue
@@ -22,14 +24,14 @@ NOW = 1000.0
 TINY = 1e-9
 
 
-class Line(NamedTuple):
+@dataclass(frozen=True)
+class Line(Foreseeable):
     """A device: a load of n takes ``fixed + per_load * n``, and is sure within ``margin`` of it."""
 
     most: int
     fixed: float
     per_load: float
     margin: float = 1.0
-    guessed = False
 
     @property
     def expected(self) -> list[float]:

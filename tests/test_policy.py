@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import pytest
 from hypothesis import given, strategies as st
 
+from tests.foreseeable import Foreseeable
 from trio_batcher._latency import LatencyModel
 from trio_batcher._outcomes import ShapedRequest
 from trio_batcher._policy import Dispatch, Idle, Limits, Plan, WaitUntil, decide, plan
@@ -21,7 +23,8 @@ ROUNDING = 1e-9
 LARGEST = 32
 
 
-class Line(NamedTuple):
+@dataclass(frozen=True)
+class Line(Foreseeable):
     """A device that is known: a batch of n should take ``fixed + per_item * n``.
 
     It is sure to take no more than ``margin`` times as long.
@@ -30,7 +33,6 @@ class Line(NamedTuple):
     fixed: float = 0.0
     per_item: float = 0.0
     margin: float = 1.0
-    guessed = False
     fresh: bool = True
 
     @property

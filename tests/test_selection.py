@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from tests.foreseeable import Foreseeable
 from trio_batcher import _selection
 from trio_batcher._lane import RECENT
 from trio_batcher._latency import LatencyModel
@@ -27,7 +29,8 @@ FEW = 7  # requests, all batches of which can be tried
 CALM, CROWDED = _selection._PRICE * _selection._LEAST, _selection._PRICE
 
 
-class Known(NamedTuple):
+@dataclass(frozen=True)
+class Known(Foreseeable):
     """A device whose batches take so long, by size: as expected, and for sure."""
 
     expected: list[float]

@@ -51,11 +51,13 @@ _LAG, _NEWS, _SURPRISE, _YOUNG = 3, 16, 0.03, 4
 _SPACING = 0.010
 # Standard deviations beyond which a batch is an outlier, and how many of those in succession,
 # all slow or all quick, are a change instead: two pauses may well follow each other.
-_FAR, _CONFIRMED, _QUICK = 3.3, 3, 2
+_FAR, _CONFIRMED = 3.3, 3
+# A batch that takes less than this part of what is expected has been no outlier.
+_QUICK = 0.6
 # Standard deviations by which a broken promise widens the bounds, and the ends of that.
 _STEP, _NARROWEST, _WIDEST = 0.3, -2.0, 6.0
-# What exceeds the longest of the last batches by more than this factor is no estimate.
-_BEYOND = 1.25
+# Relative distance from what is expected within which a batch of a new size tells of noise.
+_NEW = 0.10
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +210,13 @@ class LatencyModel:
             # the quantile itself as by A. N. Angelopoulos et al., "Conformal PID control", 2023.
             offset = self._offset + _STEP * ((duration > self.bounds[size]) - 1.0 + self._quantile)
             self._offset = min(max(offset, _NARROWEST), _WIDEST)
-            expected = self._expected[size]
+            seen, expected = self._counts[size] > 1, self._expected[size]
             if self.residuals.chances:
                 self._average(size, duration)
             else:
                 self._learn(size, duration)
-            if self._observed >= _MIN_EVIDENCE:
+            # A size that was hardly seen may miss the line for other reasons than noise.
+            if seen or abs(duration / expected - 1.0) < _NEW:
                 # Outliers in succession are noise only if they turn out to be no change.
                 self._held.append((size, duration, expected, now))
                 if not self._outliers[0]:
@@ -253,7 +256,8 @@ class LatencyModel:
         limit = max(_BLIND, _FAR * deviation)
         limit = min(limit, student(_FAR, self._noise_freedom) * deviation)
         far = not 1.0 / (1.0 + limit) <= ratio <= 1.0 + limit
-        if far and self._again(0, ratio):
+        # While there is much to learn, a new size says nothing of the others.
+        if far and (count > 1 or not self.young) and self._again(0, ratio):
             self._shift()
         elif not count:
             # What takes longer than a larger size is a pause, unless a step of padding begins.
@@ -291,9 +295,12 @@ class LatencyModel:
         if outliers and (outliers[0] > 1.0) != (ratio > 1.0):
             outliers.clear()
         outliers.append(ratio)
-        # A pause may follow another one; nothing but a change makes batches so quick.
-        quick = ratio < _AGAIN and len(self._sizes) > 1
-        return len(outliers) == (_QUICK if quick else _CONFIRMED)
+        # A pause may follow another one; nothing but a change makes two batches so quick.
+        quick = [each for each in outliers[-2:] if each < _QUICK]
+        if len(quick) == 2 and len(self._sizes) > 1:  # noqa: PLR2004
+            outliers[:] = quick
+            return True
+        return len(outliers) == _CONFIRMED
 
     def _follow(self, size: int, duration: float) -> None:
         self._outliers[0], self._outliers[size] = [], []
@@ -367,13 +374,11 @@ class LatencyModel:
         if guessed := len(sizes) == 1 and not padded:
             expected, bounds = self._guess(sizes[0], knots[0], bounds(sizes[0]))
         self.guessed, pad = guessed, padded or int
-        if chances := self.residuals.chances:
-            fixed, per_item = self.residuals.line()
-            self._line = fixed, per_item
+        if self.residuals.chances:
+            self._line = fixed, per_item = self.residuals.line()
+            wide = self.residuals.quantile(self._quantile)
             self._expected = Curve(self._max, lambda n: fixed + per_item * n if n else 0.0)
-            self._bounds = Curve(
-                self._max, lambda n: chances[-1] * (fixed + per_item * n) if n else 0.0
-            )
+            self._bounds = Curve(self._max, lambda n: wide * self._expected[n])
             return
         self._expected = Curve(self._max, lambda size: expected(pad(size)) if size else 0.0)
         self._bounds = Curve(self._max, lambda size: bounds(pad(size)) if size else 0.0)

@@ -5,7 +5,6 @@ Pure.
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left, insort
 from collections import deque
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ __all__ = ["Residuals"]
 _MEMORY, _LAST, _SECONDS, _FEW, _ENOUGH = 64, 16, 1.0, 3, 8
 # Four fifths of the batches take the same, to so much of what is expected: that is steady; to no
 # less than this, it is wild.
-_STEADY, _WILD = 0.18, 0.40
+_STEADY, _WILD = 0.18, 0.60
 # And none has taken less than this part.
 _NEVER_BELOW = 0.8
 # Of a normal distribution four fifths lie within so many standard deviations.
@@ -31,6 +30,8 @@ _FOUR_FIFTHS = 2.56
 _QUANTILES = 6
 # Standard deviations that no batch is counted on to take less.
 _NEGLIGIBLE = 2.5
+# Quantiles above this one are not in a sample that small; they are beyond its longest by so much.
+_TOP, _BEYOND = 0.95, 1.1
 
 
 class Residuals:
@@ -50,6 +51,9 @@ class Residuals:
         self.least = 0.0
         self._batches: deque[tuple[int, float, float, float]] = deque()
         self._ratios: list[float] = []  # of those, in order
+        # What it took before it became slower, as a part of that, and for how many batches that
+        # may well come back.
+        self._before, self._lately = 1.0, 0
 
     def observe(self, size: int, seconds: float, expected: float, now: float, noise: float) -> None:
         """Learn what a batch has taken.
@@ -64,6 +68,7 @@ class Residuals:
         batches = self._batches
         while len(batches) == _MEMORY or (len(batches) >= _LAST and batches[0][3] < now - _SECONDS):
             self._drop(batches.popleft()[2])
+        self._lately -= self._lately > 0
         ratio = seconds / expected
         batches.append((size, seconds, ratio, now))
         insort(self._ratios, ratio)
@@ -74,10 +79,8 @@ class Residuals:
 
         That it may well take again what it took before stays in mind for a while.
         """
-        if factor > 1.0 and self._batches:
-            size, seconds, _, when = self._batches[-1]
-            self._batches.append((size, seconds, 1.0 / factor, when))
-            insort(self._ratios, 1.0 / factor)
+        if factor > 1.0:
+            self._before, self._lately = 1.0 / factor, _MEMORY
             self._judge(noise)
 
     def _drop(self, ratio: float) -> None:
@@ -85,26 +88,25 @@ class Residuals:
 
     def _judge(self, noise: float) -> None:
         ratios, count = self._ratios, len(self._ratios)
+        self.steady, self.chances, self.least = False, (), 0.0
+        if not count:
+            return
         tenth = count // 10
         range_ = ratios[-1 - tenth] - ratios[tenth]
         deviation = max(range_ / _FOUR_FIFTHS, noise)
         least = 1.0 - student(_NEGLIGIBLE, count - 1) * deviation
         self.least = max(0.0, min(ratios[0], least))
-        self.steady = count >= _FEW and range_ <= _STEADY and ratios[0] >= _NEVER_BELOW
-        self.chances = ()
+        if self._lately:
+            self.least = min(self.least, self._before)
+        elif count >= _FEW:
+            self.steady = range_ <= _STEADY and ratios[0] >= _NEVER_BELOW
         if count >= _ENOUGH and range_ > _WILD:
             step = count / _QUANTILES
             self.chances = [ratios[int((k + 0.5) * step)] for k in range(_QUANTILES)]
 
-    def most(self, size: int) -> float:
-        """Return what a batch of that size takes at most, going by the longest of all.
-
-        A larger one takes its multiple.
-        """
-        if not self._batches:
-            return math.inf
-        largest = max([batch[0] for batch in self._batches])
-        return max([batch[1] for batch in self._batches]) * max(1.0, size / largest)
+    def quantile(self, part: float) -> float:
+        """Return the multiple of what is expected that so many batches do not exceed."""
+        return self.chances[-1] if part < _TOP else _BEYOND * self._ratios[-1]
 
     def line(self) -> tuple[float, float]:
         """Return what is fixed and what each item adds, by least squares; none is negative."""
@@ -118,4 +120,4 @@ class Residuals:
         if spread:
             slope = sum([a * each for a, each in zip(away, seconds, strict=True)]) / spread
         slope = min(max(0.0, slope), height / center)
-        return height - slope * center, slope
+        return max(0.0, height - slope * center), slope
