@@ -25,7 +25,7 @@ from trio_batcher import (
 
 ONE_OF_EACH = [
     Overloaded("the queue is full", retry_after=0.25),
-    DeadlineUnreachable(0.012345),
+    DeadlineUnreachable(0.012345, 0.02),
     BatcherClosed("closed"),
     BatcherCrashed("crashed"),
     ModelError("failed", batch_size=3),
@@ -71,11 +71,13 @@ def test_nobody_catches_two_kinds_by_one_name():
 
 
 def test_an_unreachable_deadline_is_a_timeout():
-    """Code that handles a `TimeoutError` handles it; it tells how much time was left."""
-    error = DeadlineUnreachable(0.012345)
+    """Code that handles a `TimeoutError` handles it; it tells what time was left, and needed."""
+    error = DeadlineUnreachable(0.012345, 0.0234567)
     assert isinstance(error, TimeoutError)
-    assert error.seconds_left == 0.012345
-    assert "0.0123 s" in str(error)
+    assert (error.seconds_left, error.seconds_needed) == (0.012345, 0.0234567)
+    assert "the deadline is in 0.0123 s, a batch" in str(error)
+    assert "in 0.0235 s at the earliest" in str(error)
+    assert "alone could end" in str(DeadlineUnreachable(0.012345))
 
 
 def test_overloaded_says_when_to_come_back():

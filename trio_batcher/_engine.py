@@ -155,12 +155,10 @@ class Engine(Generic[T]):
         if self._scheduler.queue.size + count > self.max_queue_size:
             seconds = self._scheduler.fleet.expected_free(now) - now
             return overload_error(self.max_queue_size, self._scheduler.queue.size, seconds)
-        if (
-            deadline < _NEVER
-            and not self._scheduler.free
-            and deadline < self._scheduler.fleet.earliest_end(now)
-        ):
-            return DeadlineUnreachable(deadline - now)
+        if deadline < _NEVER and not self._scheduler.free:
+            earliest = self._scheduler.fleet.earliest_end(now)
+            if deadline < earliest:
+                return DeadlineUnreachable(deadline - now, earliest - now)
         return None
 
     # The gather task, in the event loop

@@ -53,17 +53,22 @@ class DeadlineUnreachable(BatcherError, TimeoutError):
 
     Attributes:
         seconds_left: how far away the deadline was.
+        seconds_needed: in how long a batch with this request could have ended, at the earliest;
+            `None` if whoever raises it does not say.
     """
 
-    def __init__(self, seconds_left: float) -> None:
-        super().__init__(
-            f"the deadline is in {seconds_left:.3g} s, sooner than even a batch of this "
-            "request alone could end"
-        )
+    def __init__(self, seconds_left: float, seconds_needed: float | None = None) -> None:
+        earliest = "sooner than even a batch of this request alone could end"
+        if seconds_needed is not None:
+            earliest = (
+                f"a batch with this request could end in {seconds_needed:.3g} s at the earliest"
+            )
+        super().__init__(f"the deadline is in {seconds_left:.3g} s, {earliest}")
         self.seconds_left: float = seconds_left
+        self.seconds_needed: float | None = seconds_needed
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.seconds_left,), self.__dict__
+        return type(self), (self.seconds_left, self.seconds_needed), self.__dict__
 
 
 class BatcherClosed(BatcherError):

@@ -46,6 +46,7 @@ class Request(Generic[T]):
         caller: whoever is parked for it; `None` if nobody is, or any more. Only the event
             loop touches it, so it needs no lock.
         lane: where it waits, `None` if it does not. Set by the queue alone.
+        earliest: when a batch with it could have ended, of a request that was found unreachable.
     """
 
     # Of no use to single requests, which are most of them: they do not pay for having them.
@@ -53,7 +54,18 @@ class Request(Generic[T]):
     index: int = 0
     shape: Shape | None = None
 
-    __slots__ = ("__weakref__", "arrived", "caller", "deadline", "item", "lane", "weight")
+    earliest: float
+
+    __slots__ = (
+        "__weakref__",
+        "arrived",
+        "caller",
+        "deadline",
+        "earliest",
+        "item",
+        "lane",
+        "weight",
+    )
 
     def __init__(self, item: T, deadline: float, arrived: float, weight: float = 1.0) -> None:
         self.item = item

@@ -272,7 +272,10 @@ class Outcomes(Generic[T]):
             self._host.post(self._host.post, self._refuse_late, late, now)
 
     def _refuse_now(self, requests: Sequence[Request[T]], now: float) -> None:
-        self.reject(requests, lambda request: DeadlineUnreachable(request.deadline - now))
+        self.reject(
+            requests,
+            lambda request: DeadlineUnreachable(request.deadline - now, request.earliest - now),
+        )
 
     def _refuse_late(self, requests: Sequence[Request[T]], now: float) -> None:
         """Tell those whom no scope has cancelled: its deadline was moved, or it was shielded."""

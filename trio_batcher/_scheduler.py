@@ -118,6 +118,7 @@ class Scheduler(Generic[T]):
             if self.reruns.pending and not isinstance(decision, Dispatch):
                 decision = Dispatch([], decision.hopeless)
             device.starting = isinstance(decision, Dispatch)
+            self._note_earliest(decision.hopeless, now)
         return decision, now
 
     def look_out(self) -> Outlook[T]:
@@ -131,6 +132,7 @@ class Scheduler(Generic[T]):
             # Beyond rounding: when it is time to look again, somebody is hopeless.
             hopeless = self.queue.due_before(now + alone + ROUNDING)
             self.queue.remove_all(hopeless)
+            self._note_earliest(hopeless, now)
             earliest = self.queue.earliest_deadline
         return Outlook(hopeless, now, earliest - alone, earliest)
 
@@ -162,6 +164,7 @@ class Scheduler(Generic[T]):
                 device.pick_up(batch, self._limits.load(batch), now)
                 if device.deciding:
                     self._plan_later(device, now)
+            self._note_earliest(hopeless, now)
             # While this burst was on its way no other was started, nor is one for who comes now.
             unclaimed = bool(self.free) and (beginning or self.waiting)
         return Taken(batch, hopeless, now, unclaimed)
@@ -224,6 +227,7 @@ class Scheduler(Generic[T]):
             batch = self._taken(device, batch)
             if batch:
                 device.stage(batch, self._limits.load(batch))
+            self._note_earliest(hopeless, now)
             unclaimed = bool(self.free) and self.waiting
         return Taken(batch, hopeless, now, unclaimed)
 
@@ -265,6 +269,7 @@ class Scheduler(Generic[T]):
             if len(hopeless) == self.queue.size:
                 return []  # the device may be free, and nobody else wants it
             self.queue.remove_all(hopeless)
+            self._note_earliest(hopeless, now)
         return hopeless
 
     def retire(self, device: Device[T]) -> None:
@@ -297,6 +302,16 @@ class Scheduler(Generic[T]):
                 running_for=tuple([device.running_for(now) for device in devices]),
                 latency=tuple(device.latency.fit for device in devices),
             )
+
+    def _note_earliest(self, unreachable: Sequence[Request[T]], now: float) -> None:
+        """Note when a batch with each of those that were found unreachable could have ended."""
+        if not unreachable:
+            return
+        earliest = self.fleet.earliest_end(now)
+        floors = self.fleet.devices[0].latency.floors
+        for request in unreachable:
+            own = floors[self._limits.load([request])] - floors[1]
+            request.earliest = max(earliest + own, request.deadline)
 
     def _decide(self, device: Device[T], now: float) -> Decision[T]:
         self.queue.promote(now)
