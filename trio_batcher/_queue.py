@@ -58,7 +58,8 @@ class RequestQueue(Generic[T]):
         self.tallies: dict[float, Tally] = {}
         self.index: Index[T] = Index()
         self.horizon = inf
-        # Of those with a far deadline: when it is near, and the request, while there is one.
+        # With a far deadline: those that came of late, and when it is near of those that stay.
+        self._fresh: list[tuple[int, Request[T]]] = []
         self._far: list[tuple[float, int, ref[Request[T]]]] = []
         self._oldest: Request[T] | None = None  # `oldest_arrival` has it, while it waits
 
@@ -83,7 +84,7 @@ class RequestQueue(Generic[T]):
         if deadline == inf:
             lanes = self.undue
         elif deadline > request.arrived + self.horizon:
-            self._watch(number, request)
+            self._fresh.append((number, request))
             lanes, deadline = self.undue, inf
         lane = self._lane_in(lanes, request)
         lane.add((deadline, number, request))
@@ -94,12 +95,20 @@ class RequestQueue(Generic[T]):
         if lane.shape is not None:
             self.index.note(lane, lane.shape, 1)
 
-    def _watch(self, number: int, request: Request[T]) -> None:
+    def settle(self) -> float:
+        """Watch those with a far deadline that stay, and return when the first of those is near.
+
+        To be called whenever a device has taken what it takes: most never need to be watched.
+        """
         far = self._far
+        for number, request in self._fresh:
+            if request.lane is not None:
+                heappush(far, (request.deadline - self.horizon, number, ref(request)))
+        self._fresh.clear()
         if len(far) > 2 * self.size + _LANES:
             far[:] = [each for each in far if (known := each[2]()) is not None and known.lane]
             heapify(far)
-        heappush(far, (request.deadline - self.horizon, number, ref(request)))
+        return far[0][0] if far else inf
 
     def promote(self, now: float) -> None:
         """Have those whose deadline is no longer far wait with others that have one.

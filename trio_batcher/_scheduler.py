@@ -133,8 +133,8 @@ class Scheduler(Generic[T]):
             hopeless = self.queue.due_before(now + alone + ROUNDING)
             self.queue.remove_all(hopeless)
             self._note_earliest(hopeless, now)
-            earliest = self.queue.earliest_deadline
-        return Outlook(hopeless, now, earliest - alone, earliest)
+            earliest, near = self.queue.earliest_deadline, self.queue.settle()
+        return Outlook(hopeless, now, min(earliest - alone, near), earliest)
 
     def take(self, device: Device[T]) -> Taken[T]:
         """Give a device the best batch there is at this instant.
@@ -164,6 +164,7 @@ class Scheduler(Generic[T]):
                 device.pick_up(batch, self._limits.load(batch), now)
                 if device.deciding:
                     self._plan_later(device, now)
+            self.queue.settle()
             self._note_earliest(hopeless, now)
             # While this burst was on its way no other was started, nor is one for who comes now.
             unclaimed = bool(self.free) and (beginning or self.waiting)
@@ -227,6 +228,7 @@ class Scheduler(Generic[T]):
             batch = self._taken(device, batch)
             if batch:
                 device.stage(batch, self._limits.load(batch))
+            self.queue.settle()
             self._note_earliest(hopeless, now)
             unclaimed = bool(self.free) and self.waiting
         return Taken(batch, hopeless, now, unclaimed)
@@ -326,6 +328,8 @@ class Scheduler(Generic[T]):
         )
         if decision.hopeless:
             self.queue.remove_all(decision.hopeless)
+        if isinstance(decision, WaitUntil):
+            return WaitUntil(min(decision.time, self.queue.settle()), decision.hopeless)
         if (
             isinstance(decision, Dispatch)
             and len(self.fleet.devices) > 1
