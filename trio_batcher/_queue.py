@@ -59,7 +59,7 @@ class RequestQueue(Generic[T]):
         self.index: Index[T] = Index()
         self.horizon = inf
         # With a far deadline: those that came of late, and when it is near of those that stay.
-        self._fresh: list[tuple[int, Request[T]]] = []
+        self._fresh: list[Entry[T]] = []
         self._far: list[tuple[float, int, ref[Request[T]]]] = []
         self._oldest: Request[T] | None = None  # `oldest_arrival` has it, while it waits
 
@@ -80,14 +80,14 @@ class RequestQueue(Generic[T]):
         """Queue a request that has never waited."""
         self.added = number = self.added + 1
         deadline = request.deadline
-        lanes = self.due
-        if deadline == inf:
-            lanes = self.undue
-        elif deadline > request.arrived + self.horizon:
-            self._fresh.append((number, request))
-            lanes, deadline = self.undue, inf
-        lane = self._lane_in(lanes, request)
-        lane.add((deadline, number, request))
+        if deadline <= request.arrived + self.horizon and deadline < inf:
+            lane = self._lane_in(self.due, request)
+            lane.add((deadline, number, request))
+        else:
+            lane = self._lane_in(self.undue, request)
+            lane.add(entry := (inf, number, request))
+            if deadline < inf:
+                self._fresh.append(entry)
         self.size += 1
         tally = lane.tally
         tally.size += 1
@@ -101,10 +101,12 @@ class RequestQueue(Generic[T]):
         To be called whenever a device has taken what it takes: most never need to be watched.
         """
         far = self._far
-        for number, request in self._fresh:
-            if request.lane is not None:
-                heappush(far, (request.deadline - self.horizon, number, ref(request)))
-        self._fresh.clear()
+        if self._fresh:
+            if self.size:
+                for _, number, request in self._fresh:
+                    if request.lane is not None:
+                        heappush(far, (request.deadline - self.horizon, number, ref(request)))
+            self._fresh.clear()
         if len(far) > 2 * self.size + _LANES:
             far[:] = [each for each in far if (known := each[2]()) is not None and known.lane]
             heapify(far)
