@@ -1,7 +1,7 @@
 """Whether it pays to show a deadline: in worlds whose durations cannot be foreseen, or change.
 
-Each cell is played by the library with the deadlines shown to it and hidden from it, and by first
-come, first served. `tests.bench.goodput` prints these rows below its own.
+Each cell is played by the library with the deadlines shown to it and hidden from it; the latter is
+first come, first served, batch for batch. `tests.bench.goodput` prints these rows below its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itertools import chain
 from statistics import fmean, median
 from typing import TYPE_CHECKING, TypeAlias
 
-from tests.simulation.worlds import BULK, CONTENTS, SPELLS, Beside, Contents, Run, Spell, first_come
+from tests.simulation.worlds import BULK, CONTENTS, SPELLS, Beside, Contents, Run, Spell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,8 +43,7 @@ class Row:
 
     Attributes:
         shown: percent in time with the deadlines shown.
-        hidden: the same with the deadlines hidden.
-        first_come: the same for first come, first served; `None` if hidden deadlines are that.
+        hidden: the same with the deadlines hidden: first come, first served.
         rejected: requests a trace that were turned away where the deadlines were shown.
         over: seconds from the end of a spell until it is over, shown and hidden.
         latency: the median of the interactive requests, seconds, shown and hidden.
@@ -54,7 +53,6 @@ class Row:
     cell: World
     shown: float
     hidden: float
-    first_come: float | None
     rejected: float
     over: tuple[float, float] = (0.0, 0.0)
     latency: tuple[float, float] = (0.0, 0.0)
@@ -79,8 +77,7 @@ class Row:
         return missed
 
     def __str__(self) -> str:
-        first = f"{self.first_come:8.2f}" if self.first_come is not None else f"{'':8}"
-        line = f"{self.cell.name:76}{self.shown:8.2f}{self.hidden:8.2f}{first}{self.rejected:9.1f}"
+        line = f"{self.cell.name:76}{self.shown:8.2f}{self.hidden:8.2f}{self.rejected:9.1f}"
         if isinstance(self.cell, Spell):
             line += "  over after " + ", ".join(f"{after:.1f} s" for after in self.over)
         elif isinstance(self.cell, Beside):
@@ -91,27 +88,20 @@ class Row:
 
 def measure(cell: World, seeds: Sequence[int]) -> Row:
     """Play a cell's traces each way. Called in a process of its own."""
-    first: list[Run] | None = None
     if isinstance(cell, Contents):
         alike = [cell.play(seed, hide=True, allowance=math.inf)[1] for seed in seeds]
         allowances = [cell.allowance * longest for longest in alike]
         pairs = [*zip(seeds, allowances, strict=True)]
         shown = [cell.play(seed, hide=False, allowance=time)[0] for seed, time in pairs]
         hidden = [cell.play(seed, hide=True, allowance=time)[0] for seed, time in pairs]
-        first = [
-            cell.play(seed, hide=True, allowance=time, opener=first_come)[0] for seed, time in pairs
-        ]
     else:
         shown = [cell.play(seed, hide=False) for seed in seeds]
         hidden = [cell.play(seed, hide=True) for seed in seeds]
-        if isinstance(cell, Spell):
-            first = [cell.play(seed, hide=True, opener=first_come) for seed in seeds]
     row = partial(
         Row,
         cell,
         fmean(run.share for run in shown),
         fmean(run.share for run in hidden),
-        fmean(run.share for run in first) if first else None,
         fmean(run.rejected for run in shown),
     )
     if isinstance(cell, Spell):
@@ -147,8 +137,9 @@ def goals_met(cells: Sequence[World], seeds: Sequence[int], processes: int) -> b
     """Print a row for each cell and a summary; say whether each goal is met in each."""
     if not cells:
         return True
-    print(f"{'percent in time, deadlines shown to the library or hidden':76}", end="")
-    print(f"{'shown':>8}{'hidden':>8}{'fifo':>8}{'rejected':>9}")
+    print("percent in time, deadlines shown to the library, or hidden: first come, first served")
+    print(f"{'':76}", end="")
+    print(f"{'shown':>8}{'hidden':>8}{'rejected':>9}")
     rows: list[Row] = []
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         for row in pool.map(partial(measure, seeds=seeds), cells):
@@ -168,8 +159,6 @@ def _summary(title: str, rows: Sequence[Row]) -> None:
     shown, hidden = fmean(row.shown for row in rows), fmean(row.hidden for row in rows)
     least = min(rows, key=lambda row: row.shown - row.hidden)
     missing = sum(bool(row.missed) for row in rows)
-    print(f"{title}: shown {shown:.2f}, hidden {hidden:.2f}", end="")
-    if first := [row.first_come for row in rows if row.first_come is not None]:
-        print(f", first come, first served {fmean(first):.2f}", end="")
-    print(f"; {missing} of {len(rows)} cells miss a goal{' MISSED' if missing else ''}")
+    print(f"{title}: shown {shown:.2f}, hidden {hidden:.2f}; ", end="")
+    print(f"{missing} of {len(rows)} cells miss a goal{' MISSED' if missing else ''}")
     print(f"  least gain {least.shown - least.hidden:+.2f}: {least.cell.name}")

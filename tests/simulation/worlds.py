@@ -1,15 +1,13 @@
 """Worlds that people have: durations that cannot be foreseen, slow spells, bulk beside callers.
 
-Each is played through the same device by the library, with the deadlines shown to it and hidden
-from it (by a shielded scope), and those of one device by first come, first served as well. To show
+Each is played twice through the same device by the library, with the deadlines shown to it and
+hidden from it (by a shielded scope). Then it is first come, first served, batch for batch. To show
 a deadline is never to be worse than to hide it.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
@@ -23,15 +21,13 @@ from tests.simulation.arrivals import times
 from trio_batcher import DeadlineUnreachable, open_batcher
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Callable, Sequence
     from typing import Any
 
-__all__ = ["BULK", "CONTENTS", "SPELLS", "Beside", "Contents", "Run", "Spell", "first_come"]
+__all__ = ["BULK", "CONTENTS", "SPELLS", "Beside", "Contents", "Run", "Spell"]
 
 Law: TypeAlias = Literal["constant", "uniform", "exponential", "lognormal", "bimodal"]
 Batching: TypeAlias = Literal["longest", "sum"]
-Opener: TypeAlias = "Callable[..., AbstractAsyncContextManager[Any]]"
 
 
 def _drawn(law: Law, rng: Random) -> float:
@@ -113,14 +109,7 @@ class Contents:
         full = [[_drawn(self.law, rng) for _ in range(self.most)] for _ in range(4000)]
         return self.most / fmean(self.seconds(items, rng) for items in full)
 
-    def play(
-        self,
-        seed: int,
-        *,
-        hide: bool,
-        allowance: float | None = None,
-        opener: Opener = open_batcher,
-    ) -> tuple[Run, float]:
+    def play(self, seed: int, *, hide: bool, allowance: float | None = None) -> tuple[Run, float]:
         """Return what became of it, and what the longest batch took."""
         rng = Random(f"{self.law} {seed}")
         items = [_drawn(self.law, rng) for _ in range(self.count)]
@@ -135,9 +124,7 @@ class Contents:
 
         if allowance is None:
             allowance = self.allowance * self.play(seed, hide=True, allowance=math.inf)[1]
-        run = _play(
-            items, came, allowance, takes, hide=hide, opener=opener, max_batch_size=self.most
-        )
+        run = _play(items, came, allowance, takes, hide=hide, max_batch_size=self.most)
         return run, longest
 
 
@@ -164,7 +151,7 @@ class Spell:
             f"{self.factor:g}x slower for {self.spell:g} s, noise {self.noise:.0%}"
         )
 
-    def play(self, seed: int, *, hide: bool, opener: Opener = open_batcher) -> Run:
+    def play(self, seed: int, *, hide: bool) -> Run:
         rng = Random(f"spell {seed}")
         rate = self.load * self.most / (self.fixed + self.per_item * self.most)
         came = times("poisson", rate, int(self.lasts * rate), seed)
@@ -176,9 +163,7 @@ class Spell:
             return seconds * self.factor if slow else seconds
 
         items = [1.0] * len(came)
-        return _play(
-            items, came, self.allowance, takes, hide=hide, opener=opener, max_batch_size=self.most
-        )
+        return _play(items, came, self.allowance, takes, hide=hide, max_batch_size=self.most)
 
 
 @dataclass(frozen=True)
@@ -230,7 +215,6 @@ def _play(
     takes: Callable[[Sequence[float], float], float],
     *,
     hide: bool,
-    opener: Opener = open_batcher,
     bulk: int = 0,
     devices: int = 1,
     **options: Any,
@@ -264,7 +248,7 @@ def _play(
 
     async def main() -> None:
         nonlocal batcher, start
-        opened = opener([model] * devices, max_queue_size=math.inf, **options)
+        opened = open_batcher([model] * devices, max_queue_size=math.inf, **options)
         async with opened as batcher, trio.open_nursery() as outer:
             start = trio.current_time()
             for number in range(bulk):
@@ -279,49 +263,6 @@ def _play(
     start = 0.0
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     return Run(came, in_time, answered, rejected, done, left)
-
-
-class _FirstCome:
-    """What `open_batcher` gives, of a batcher that looks at nothing but the order of coming."""
-
-    def __init__(self) -> None:
-        self.waiting: deque[tuple[int, trio.Event]] = deque()
-        self.some = trio.Event()
-
-    async def infer(self, number: int) -> None:
-        done = trio.Event()
-        self.waiting.append((number, done))
-        self.some.set()
-        await done.wait()
-
-    async def run(
-        self, model: Callable[[Sequence[int]], Awaitable[Sequence[int]]], most: int
-    ) -> None:
-        while True:
-            while not self.waiting:
-                self.some = trio.Event()
-                await self.some.wait()
-            batch = [self.waiting.popleft() for _ in range(min(most, len(self.waiting)))]
-            await model([number for number, _ in batch])
-            for _, done in batch:
-                done.set()
-
-
-@asynccontextmanager
-async def first_come(
-    models: Sequence[Callable[[Sequence[int]], Awaitable[Sequence[int]]]],
-    *,
-    max_batch_size: int,
-    max_queue_size: float,
-) -> AsyncIterator[_FirstCome]:
-    """Open a batcher that runs who waits, in the order of coming, as many as fit."""
-    assert len(models) == 1
-    assert max_queue_size == math.inf
-    batcher = _FirstCome()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(batcher.run, models[0], max_batch_size)
-        yield batcher
-        nursery.cancel_scope.cancel()
 
 
 CONTENTS = tuple(
