@@ -8,9 +8,11 @@ sleeps in its thread, and a round is repeated if other virtual machines had the 
 this one stood still; if that does not end, the least disturbed of six counts. Beside it stands what
 the library has of the same traces on virtual time with a device that takes as much longer as this
 machine's threads slept too long, and as it needed from one batch to the next: what a quicker
-decision could not change.
+decision could not change. On virtual time the rows of `tests.bench.worlds` follow: whether it pays
+to show a deadline where durations cannot be foreseen.
 
-    python -m tests.bench.goodput [--quick] [--cells REGEX] [--seeds 100 101] [--json FILE] [--real]
+    python -m tests.bench.goodput [--quick] [--cells REGEX] [--seeds 100 101] [--json FILE]
+        [--real | --worlds | --no-worlds]
 
 The exit status is 1 if a goal is missed.
 """
@@ -33,6 +35,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
+from tests.bench import worlds
 from tests.bench.disturbance import oversleeping, undisturbed
 from tests.simulation.classics import CLASSICS
 from tests.simulation.optima import heavy_alone, optimum
@@ -55,6 +58,7 @@ PAUSE = 0.005
 
 # Cells whose latencies are written for a plot.
 SHOWN = [cell for cell in EQUAL if cell.name.startswith("10+1 ms x32 | 60 ms | poisson | ")]
+WORLD_SEEDS = (0, 1)
 QUICK = 5  # every fifth cell: kinds and loads alternate
 LIBRARY = "library"
 
@@ -289,12 +293,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one seed, every fifth cell")
     parser.add_argument("--cells", default="", metavar="REGEX", help="those whose name it finds")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--seeds", type=int, nargs="+", help="of the traces")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write everything")
     parser.add_argument("--real", action="store_true", help="on the real clock")
+    parser.add_argument(
+        "--worlds",
+        action=argparse.BooleanOptionalAction,
+        help="these rows alone, or none of them",
+    )
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     options = parser.parse_args()
-    seeds = options.seeds[:1] if options.quick else options.seeds
+    met = True
+    if not options.worlds:
+        met = _traces(options)
+    if not options.real and options.worlds is not False:
+        met &= _worlds(options)
+    sys.exit(not met)
+
+
+def _worlds(options: argparse.Namespace) -> bool:
+    began = time.perf_counter()
+    cells = [cell for cell in worlds.ALL if re.search(options.cells, cell.name)]
+    if options.quick:
+        cells = cells[::QUICK]
+    met = worlds.goals_met(cells, options.seeds or WORLD_SEEDS, options.processes)
+    print(f"{time.perf_counter() - began:.0f} s")
+    return met
+
+
+def _traces(options: argparse.Namespace) -> bool:
+    seeds = options.seeds or SEEDS
+    if options.quick:
+        seeds = seeds[:1]
     cells = REAL if options.real else EQUAL + MIXED
     cells = [cell for cell in cells if re.search(options.cells, cell.name)]
     if options.quick and not options.real:
@@ -322,7 +352,7 @@ def main() -> None:
         options.json.write_text(
             json.dumps([row.json() for row in rows], indent=1) + "\n", encoding="ascii"
         )
-    sys.exit(not met)
+    return met
 
 
 if __name__ == "__main__":

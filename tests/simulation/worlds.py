@@ -1,8 +1,8 @@
 """Worlds that people have: durations that cannot be foreseen, slow spells, bulk beside callers.
 
-Each is played three ways through the same device: through the library, with the deadlines shown
-to it and hidden from it (by a shielded scope), and by first come, first served. To show a deadline
-is never to be worse than to hide it.
+Each is played twice through the same device by the library, with the deadlines shown to it and
+hidden from it (by a shielded scope). Then it is first come, first served, batch for batch. To show
+a deadline is never to be worse than to hide it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-__all__ = ["BULK", "CONTENTS", "SPELLS", "Beside", "Contents", "Spell"]
+__all__ = ["BULK", "CONTENTS", "SPELLS", "Beside", "Contents", "Run", "Spell"]
 
 Law: TypeAlias = Literal["constant", "uniform", "exponential", "lognormal", "bimodal"]
 Batching: TypeAlias = Literal["longest", "sum"]
@@ -54,6 +54,7 @@ class Run:
     answered: Sequence[float]
     rejected: int
     bulk: int = 0
+    left: int = 0
 
     @property
     def share(self) -> float:
@@ -203,7 +204,6 @@ class Beside:
             bulk=self.bulk,
             devices=self.devices,
             max_batch_size=self.most,
-            numbers=True,
             **options,
         )
 
@@ -217,21 +217,20 @@ def _play(
     hide: bool,
     bulk: int = 0,
     devices: int = 1,
-    numbers: bool = False,
     **options: Any,
 ) -> Run:
     count = len(items)
     in_time, answered = [False] * count, [math.inf] * count
-    rejected = done = 0
+    rejected = done = left = 0
 
     async def model(batch: Sequence[int]) -> Sequence[int]:
         await trio.sleep(takes([items[n % count] for n in batch], trio.current_time() - start))
         return batch
 
     async def call(number: int) -> None:
-        nonlocal rejected
+        nonlocal left, rejected
         deadline = start + came[number] + allowance
-        with trio.CancelScope(deadline=deadline), trio.CancelScope(shield=hide):
+        with trio.CancelScope(deadline=deadline) as scope, trio.CancelScope(shield=hide):
             try:
                 await batcher.infer(number)
             except DeadlineUnreachable:
@@ -239,6 +238,7 @@ def _play(
                 return
             answered[number] = trio.current_time() - start
             in_time[number] = trio.current_time() <= deadline
+        left += scope.cancelled_caught
 
     async def bulk_call(number: int) -> None:
         nonlocal done
@@ -262,7 +262,7 @@ def _play(
     batcher: Any = None
     start = 0.0
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
-    return Run(came, in_time, answered, rejected, done)
+    return Run(came, in_time, answered, rejected, done, left)
 
 
 CONTENTS = tuple(
