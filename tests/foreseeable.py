@@ -16,11 +16,20 @@ class Foreseen:
     chances: Sequence[float] = ()
 
 
+class Unforeseen(Foreseen):
+    """The same as long as none was run."""
+
+    steady = False
+
+
 class Foreseeable:
     """The rest of a latency model, given ``expected`` and ``bounds``."""
 
     guessed = False
-    residuals = Foreseen()
+
+    @property
+    def residuals(self) -> Foreseen:
+        return Foreseen() if self.expected[-1] else Unforeseen()
 
     @property
     def floors(self) -> Sequence[float]:

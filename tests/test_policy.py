@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import pytest
@@ -62,7 +62,8 @@ class Case(NamedTuple):
 
     def soonest(self, behind: int = 0) -> float:
         """When a request is sure to be done at the earliest, on any device, behind a batch."""
-        here = self.latency.expected[behind] + self.latency.bounds[1] + self.delivery
+        ahead = self.latency.floor(self.latency.expected[behind])
+        here = ahead + self.latency.floors[1] + self.delivery
         return NOW + min(here, self.others_done_at) - ROUNDING
 
     def in_time(self, request: Request, size: int) -> bool:
@@ -70,9 +71,17 @@ class Case(NamedTuple):
         return request.deadline >= done - ROUNDING
 
     def late(self, queue: RequestQueue) -> list[Request]:
-        """Whom nobody can serve, if that is to be believed."""
+        """What cannot be in time, if that is to be believed; but what is all there is has a try."""
+        if not self.latency.trusted(NOW):
+            return []
         late = [request for request in queue if request.deadline < self.soonest()]
-        return late if self.latency.trusted(NOW) else []
+        if len(late) == queue.size:
+            late = [request for request in queue if request.deadline < NOW]
+        return late
+
+    def is_lost(self, queue: RequestQueue) -> bool:
+        """Whether nothing that waits can be in time, on any device."""
+        return all(request.deadline < self.soonest() + 2 * ROUNDING for request in queue)
 
     def all_fit(self, queue: RequestQueue) -> bool:
         """Whether all whom somebody can serve can be done by one batch."""
@@ -201,15 +210,20 @@ def test_a_full_batch_goes_even_if_an_urgent_one_would_gain_more_alone():
 
 @given(cases())
 def test_nobody_in_a_batch_is_late(case):
-    """All are on time by a batch of that size; unless nothing is believed and nobody can be."""
+    """All are on time by a batch of that size; unless nobody can be, here or elsewhere.
+
+    Where measurements are old, elsewhere does not count. Whose deadline has passed rides only then.
+    """
     queue = case.queue()
     batch = batch_of(case.decide(queue))
     if not all(case.in_time(request, len(batch)) for request in batch):
-        assert not case.latency.fresh
         assert (
             not any(case.in_time(request, 1) for request in queue)
             or not case.latency.expected[case.limits.max_batch_size]
         )
+        if case.latency.fresh:
+            assert case.is_lost(queue)
+            assert all(request.deadline >= NOW for request in batch)
 
 
 @given(cases())
@@ -221,21 +235,24 @@ def test_idle_is_a_device_that_can_serve_nobody(case):
     if isinstance(decision, Idle):
         assert not any(case.in_time(request, 1) for request in left)
         assert case.latency.fresh or not left
+        assert all(request.deadline >= NOW + case.others_done_at for request in left)
     else:
         assert left
 
 
 @given(cases())
 def test_hopeless_is_whom_nobody_can_serve(case):
-    """Just those: alone and first on any device, or behind this batch, it would be late."""
+    """Just those: alone and first on any device, or behind this batch, it would be late.
+
+    What would be late, but is all there is, is so only when its deadline has passed.
+    """
     queue = case.queue()
     decision = case.decide(queue)
     batch = batch_of(decision)
     late = case.late(queue)
     if batch and case.latency.fresh and not case.all_fit(queue):
         done = case.soonest(behind=len(batch))
-        late = [request for request in queue if request.deadline < done and request not in batch]
-        assert set(case.late(queue)) <= set(late)
+        late += [request for request in queue if request.deadline < done and request not in batch]
     assert set(decision.hopeless) == set(late)
 
 
@@ -432,11 +449,48 @@ def test_an_empty_queue_is_idle():
     assert wait() == Idle([])
 
 
-def test_who_is_late_is_told_even_if_nobody_else_waits():
-    """The deadline has passed, or passes before a batch of one could end."""
-    decision = wait((-0.1, 0.0), (0.05, 0.0), latency=Line(0.1))
+def test_whose_deadline_has_passed_is_told_even_if_nobody_else_waits():
+    """There is nothing left to try for."""
+    decision = wait((-0.1, 0.0), (-0.2, 0.0), latency=Line(0.1))
     assert type(decision) is Idle
-    assert items(decision.hopeless) == [0, 1]
+    assert items(decision.hopeless) == [1, 0]
+
+
+def test_who_would_be_late_is_told_if_anybody_else_would_not():
+    """The deadline has passed, or passes before a batch of one could end: others need the time."""
+    for other in (9.0, math.inf):
+        decision = wait((-0.1, 0.0), (0.05, 0.0), (other, 0.0), latency=Line(0.1), max_delay=0.0)
+        assert items(decision.batch) == [2]
+        assert items(decision.hopeless) == [0, 1]
+
+
+@pytest.mark.parametrize("delivery", [0.0, 0.2])
+def test_a_free_device_runs_what_would_be_late_if_that_is_all_there_is(delivery):
+    """At once: it may be quicker than it was, and nobody else wants its time."""
+    requests = [(-0.1, 0.0), (0.05, 0.0), (0.01, 0.0)]
+    decision = wait(*requests, latency=Line(0.1), delivery=delivery)
+    assert items(decision.batch) == [2, 1]
+    assert items(decision.hopeless) == [0]
+
+
+def test_of_more_than_fit_that_would_all_be_late_the_first_are_run():
+    """The others could only begin behind them, later still."""
+    requests = [(0.05 - i / 1000, 0.0) for i in range(6)]
+    decision = wait(*requests, latency=Line(0.1))
+    assert items(decision.batch) == [5, 4, 3, 2]
+    assert items(decision.hopeless) == [1, 0]
+
+
+def test_what_would_be_late_is_run_though_another_device_is_free_sooner():
+    """Unless that one could be in time."""
+    requests = [(0.05, 0.0), (0.06, 0.0)]
+    decision = wait(*requests, latency=Line(0.1), others_done_at=NOW + 0.07)
+    assert items(decision.batch) == [0, 1]
+    decision = wait(*requests, latency=Line(0.1), others_done_at=NOW + 0.05)
+    assert decision == Idle([])
+    decision = wait(*requests, latency=Line(0.1), others_done_at=NOW + 0.055)
+    assert type(decision) is Idle
+    assert items(decision.hopeless) == [0]
 
 
 @pytest.mark.parametrize(("margin", "delivery"), [(1.0, 0.0), (1.5, 0.0), (1.0, 0.25), (2.0, 1.0)])
@@ -447,8 +501,14 @@ def test_a_deadline_that_can_just_be_met_is_not_hopeless(margin, delivery):
     decision = wait((just, 0.0), latency=latency, max_delay=0.0, delivery=delivery)
     assert type(decision) is Dispatch
     assert decision.hopeless == []
-    decision = wait((just - 1e-6, 0.0), latency=latency, delivery=delivery)
-    assert items(decision.hopeless) == [0]
+    for other in (math.inf, 99.0):
+        decision = wait(
+            (just, 0.0), (other, 0.0), latency=latency, max_delay=0.0, delivery=delivery
+        )
+        assert items(decision.batch) == [0]
+        assert decision.hopeless == []
+        decision = wait((just - 1e-6, 0.0), (other, 0.0), latency=latency, delivery=delivery)
+        assert items(decision.hopeless) == [0]
 
 
 def test_who_stays_behind_a_batch_is_told_when_that_is_too_late():
@@ -505,7 +565,7 @@ def test_a_faster_device_gives_hope_to_whom_this_one_could_not_serve():
     """A slow replica that is free first leaves what another one can do to that."""
     decision = wait((0.5, 0.0), latency=Line(1.0, 0.0), others_done_at=NOW + 0.1)
     assert decision == Idle([])
-    decision = wait((0.5, 0.0), latency=Line(1.0, 0.0), others_done_at=NOW + 0.6)
+    decision = wait((0.5, 0.0), (3.0, 0.0), latency=Line(1.0), others_done_at=NOW + 0.6)
     assert items(decision.hopeless) == [0]
     decision = wait((0.5, 0.0), (3.0, 0.0), latency=Line(1.0), others_done_at=NOW + 0.1)
     assert items(decision.batch) == [1]
@@ -524,10 +584,16 @@ def shifted(draw):
 
 @given(shifted(), st.sampled_from([0.25, 1.0]))
 def test_delivery_is_like_nearer_deadlines(case, delivery):
-    """Results that are on their way for a second are due a second earlier."""
+    """Results that are on their way for a second are due a second earlier.
+
+    But that a deadline has passed does not depend on delivery, and counts if all would be late.
+    """
+    case = case._replace(delivery=delivery)
+    if case.is_lost(case.queue()):
+        case = case._replace(requests=[each for each in case.requests if each[0] >= delivery])
     nearer = [(deadline - delivery, *rest) for deadline, *rest in case.requests]
     early = case._replace(requests=nearer, delivery=0.0)
-    decision = case._replace(delivery=delivery).decide(case.queue())
+    decision = case.decide(case.queue())
     same = early.decide(early.queue())
     assert type(decision) is type(same)
     assert items(decision.hopeless) == items(same.hopeless)
@@ -560,10 +626,19 @@ def test_a_device_that_seems_too_slow_is_tried_again_once_that_is_old():
     """It may have become quicker: the only way to find out is a batch."""
     requests = [(0.5, 0.0), (0.4, 0.0), (0.3, 0.0), (0.2, 0.0), (0.1, 0.0)]
     slow = Line(9.0)
-    assert len(wait(*requests, latency=slow).hopeless) == 5
-    decision = wait(*requests, latency=slow._replace(fresh=False))
+    assert len(wait(*requests, (99.0, 0.0), latency=slow).hopeless) == 5
+    assert items(wait(*requests, latency=slow).hopeless) == [0]
+    decision = wait(*requests, latency=replace(slow, fresh=False))
     assert decision == Dispatch(decision.batch, [])
     assert items(decision.batch) == [4, 3, 2, 1]
+
+
+def test_it_is_tried_again_though_another_device_could_be_in_time():
+    """Else the other one would have all the work for good."""
+    slow = Line(9.0, fresh=False)
+    decision = wait((0.5, 0.0), latency=slow, others_done_at=NOW + 0.1)
+    assert items(decision.batch) == [0]
+    assert decision.hopeless == []
 
 
 def test_old_measurements_still_say_who_goes():
@@ -584,7 +659,7 @@ def test_what_was_really_learned_serves_as_well(case):
     case = case._replace(latency=latency)
     decision = case.decide(queue)
     batch = batch_of(decision)
-    assert all(case.in_time(request, len(batch)) for request in batch)
+    assert all(case.in_time(request, len(batch)) for request in batch) or case.is_lost(queue)
     assert set(case.late(queue)) <= set(decision.hopeless)
     assert all(request.deadline < math.inf for request in decision.hopeless)
     if isinstance(decision, Idle):
@@ -814,7 +889,14 @@ def test_by_cost_whom_nobody_can_serve_is_hopeless():
     decision = decided(queue)
     assert items(batch_of(decision)) == [1.0]
     assert items(decision.hopeless) == [16.0]
-    assert decided(shaped((16.0, 1.0))).hopeless
+    assert items(decided(shaped((16.0, -0.1))).hopeless) == [16.0]
+
+
+def test_by_cost_what_would_be_late_is_run_if_that_is_all_there_is():
+    """It takes 8.5 s and has one; whose deadline has passed is told."""
+    decision = decided(shaped((16.0, 1.0), (1.0, -0.1)))
+    assert items(batch_of(decision)) == [16.0]
+    assert items(decision.hopeless) == [1.0]
 
 
 def test_by_cost_who_stays_behind_is_hopeless_if_that_is_too_late():
@@ -828,6 +910,21 @@ def test_by_cost_another_device_may_still_be_in_time():
     """This one idles then."""
     decision = decided(shaped((16.0, 1.0)), others_done_at=NOW + 0.5)
     assert decision == Idle([])
+
+
+def test_by_cost_one_that_nobody_can_serve_does_not_hide_what_another_device_can():
+    """The other one is waited for by those it can serve; the lost one is told."""
+    decision = decided(shaped((1.0, 0.1), (16.0, 1.0)), others_done_at=NOW + 0.5)
+    assert type(decision) is Idle
+    assert items(decision.hopeless) == [1.0]
+
+
+def test_by_cost_a_device_that_seems_too_slow_is_tried_again_once_that_is_old():
+    """Whatever another one could do meanwhile."""
+    old = LongLine(0.5, 0.25, fresh=False)
+    decision = decided(shaped((16.0, 1.0)), old, others_done_at=NOW + 0.5)
+    assert items(batch_of(decision)) == [16.0]
+    assert decision.hopeless == []
 
 
 def test_by_cost_a_device_nobody_knows_runs_those_alike():

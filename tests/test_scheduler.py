@@ -305,6 +305,7 @@ def test_whatever_is_planned_each_request_has_one_fate_and_hears_of_it_in_time(s
     device, scheduler, clock = stage.device, stage.scheduler, stage.clock
     fates: dict[Request, str] = {}
     arrives, ends, coming = 0.0, 0.0, 300
+    steady, before = True, 0.0
     while coming or device.batch:
         if coming and (device.batch is None or arrives <= ends):
             clock.time = max(clock.time, arrives)
@@ -318,19 +319,32 @@ def test_whatever_is_planned_each_request_has_one_fate_and_hears_of_it_in_time(s
             if device.batch:
                 continue
         clock.time = max(clock.time, ends)
+        steady = steady and device.latency.residuals.steady
         taken = scheduler.take(device)
-        bound = device.latency.bounds[len(taken.batch)]
-        for request in taken.batch:
-            assert request.deadline >= taken.now + bound - 1e-6
+        if taken.batch:
+            # What cannot be in time is run only if nothing that waits can. Of an erratic device
+            # it is not known who can.
+            waiting = [*taken.batch, *taken.hopeless, *scheduler.queue]
+            alone = device.latency.floors[1]
+            bound = (
+                device.latency.bounds[len(taken.batch)]
+                if device.latency.residuals.steady
+                else alone
+            )
+            assert all(
+                request.deadline >= taken.now + bound - 1e-6 for request in taken.batch
+            ) or all(request.deadline < taken.now + alone + 1e-6 for request in waiting)
         for request in [*taken.hopeless, *scheduler.note_delivery(device, clock.time, 0.0)]:
             assert request not in fates
             assert request.lane is None
             fates[request] = "turned away"
-            # Nobody has been told later than the forerunner of a batch was delivered.
-            assert request.deadline > taken.now - TICK
+            # Nobody has been told later than the forerunner of a batch was delivered; nor, if
+            # that might have been quicker than it was, has anybody who was late when it began.
+            assert request.deadline > (taken.now if steady else before) - TICK
         for request in taken.batch:
             assert request not in fates
             fates[request] = "ran"
+        steady, before = device.latency.residuals.steady, taken.now
         if taken.batch:
             ends = taken.now + seconds(len(taken.batch)) * rng.gauss(1.0, noise)
             device._measured.append((len(taken.batch), ends - taken.now, ends))

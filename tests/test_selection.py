@@ -122,8 +122,8 @@ class Case(NamedTuple):
     def gain(self, request: Request, size: int, cost: float) -> float:
         due = request.deadline
         if due == math.inf:
-            aged = request.arrived + PATIENCE * self.full
-            due = max(self.start + self.latency.bounds[self.limit], aged)
+            # As if due after all that have a deadline.
+            due = self.start + max(self.latency.bounds[self.limit], PATIENCE * self.full)
         slack = due - (self.start + self.latency.bounds[size])
         floor = min(cost, request.weight)
         return floor + (request.weight - floor) * math.exp(-slack / self.full)
@@ -132,7 +132,7 @@ class Case(NamedTuple):
         """What a second of it gains."""
         size = len(batch)
         gains = [
-            request.weight if request in overdue else self.gain(request, size, cost)
+            min(cost, request.weight) if request in overdue else self.gain(request, size, cost)
             for request in batch
         ]
         return math.fsum(gains) / self.latency.expected[size]
@@ -159,7 +159,7 @@ class Case(NamedTuple):
             )
             seats = size - len(overdue)
             if seats <= len(gains):
-                sure = sum(request.weight for request in overdue)
+                sure = sum(min(cost, request.weight) for request in overdue)
                 value = sure + math.fsum(gains[len(gains) - seats :])
                 best = max(best, value / self.latency.expected[size])
         return best
@@ -611,7 +611,8 @@ def test_bounds_far_above_what_is_expected_overflow_nothing(far):
 @given(many, st.sampled_from([1e-9, 1e-6, 1e6]))
 def test_durations_of_next_to_nothing_or_of_weeks_are_possible(case, unit):
     """As a clock that did not move makes of them."""
-    latency = Known(*([unit * seconds for seconds in table] for table in case.latency))
+    tables = (case.latency.expected, case.latency.bounds)
+    latency = Known(*([unit * seconds for seconds in table] for table in tables))
     case = case._replace(latency=latency)
     queue = case.queue()
     batch = case.choose(queue)

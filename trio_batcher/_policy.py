@@ -209,7 +209,7 @@ def decide(
             limit=limit,
             devices=limits.devices,
         )
-        if not batch and others_done_at <= earliest and latency.residuals.steady:
+        if not batch and trusted and others_done_at <= earliest and latency.residuals.steady:
             return Idle(hopeless)  # another device could still be in time for those who wait
         batch = batch or queue.first(limit, hopeless)
     if trusted and len(batch) < left:
@@ -265,7 +265,7 @@ def _decide_by_shape(
     start, bounds, floors = now + delivery, latency.bounds, latency.floors
     trusted = latency.trusted(now)
     late = out_of_reach(queue, start, others_done_at, floors, shapes) if trusted else []
-    if len(late) == queue.size:  # as in `_out_of_time`
+    if nobody := len(late) == queue.size:  # as in `_out_of_time`
         late = queue.due_before(now)
     left = queue.size - len(late)
     if not left:
@@ -279,7 +279,7 @@ def _decide_by_shape(
         shapes=shapes,
         devices=limits.devices,
     )
-    if not batch and others_done_at <= queue.earliest_from(now) and latency.residuals.steady:
+    if not batch and trusted and not nobody and latency.residuals.steady:
         return Idle(late)  # another device could still be in time for those who wait
     batch = batch or first_pack(queue, late, shapes)
     if patient and limits.max_delay and left < limits.max_batch_size:

@@ -268,8 +268,9 @@ class Scheduler(Generic[T]):
             if self.queue.earliest_deadline == math.inf:
                 return []
             hopeless = self.queue.due_before(self.fleet.earliest_end(now))
-            if len(hopeless) == self.queue.size:
-                return []  # the device may be free, and nobody else wants it
+            free = any(each.batch is None for each in self.fleet.devices)
+            if free and len(hopeless) == self.queue.size:
+                return []  # a free device may run them: nobody else wants it
             self.queue.remove_all(hopeless)
             self._note_earliest(hopeless, now)
         return hopeless
