@@ -16,7 +16,9 @@ CONTENTS = [
     Contents("uniform", "longest", 1.2, 0.35, count=400),
     Contents("exponential", "sum", 2.0, 0.35, count=400),
     Contents("lognormal", "longest", 1.2, 0.1, count=400),
-    Contents("bimodal", "sum", 3.0, 0.6, count=400),
+    Contents("exponential", "sum", 1.2, 0.6, count=400),
+    Contents("bimodal", "sum", 1.2, 0.6, count=400),
+    Contents("constant", "sum", 1.0, 0.6, noise=0.06, count=400),
     Contents("constant", "sum", 1.2, 0.35, noise=0.2, count=400),
 ]
 SPELLS = [
