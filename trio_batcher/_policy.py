@@ -28,7 +28,7 @@ T = TypeVar("T")
 # as this part of it can be kept.
 _NEAR, _MOST = 1.0 / 32.0, 7.0 / 8.0
 # There is capacity to spare below this load.
-_SPARE = 0.9
+_SPARE = 1.1
 # Of very many who stay behind and will be too late, about so many are told at once, while others
 # wait for the decision; the others hear of it when the batch ends.
 _AT_ONCE = 512
