@@ -13,6 +13,7 @@ from hypothesis import given, strategies as st
 from tests.foreseeable import Chance, Foreseeable
 from trio_batcher._latency import LatencyModel
 from trio_batcher._outcomes import ShapedRequest
+from trio_batcher._packing import TURNS
 from trio_batcher._policy import Dispatch, Idle, Limits, Plan, WaitUntil, decide, plan
 from trio_batcher._queue import Request, RequestQueue
 from trio_batcher._selection import PATIENCE
@@ -1083,3 +1084,18 @@ def test_a_latency_model_knows_as_many_sizes_as_there_are():
     """Or loads, where items have costs."""
     assert Limits(LARGEST, 0.0).most == LARGEST
     assert Limits(LARGEST, 0.0, 1, BY_COST).most == BY_COST.most != LARGEST
+
+
+def test_the_size_of_a_batch_counts_the_dearest_for_each():
+    """As it is padded to that; where nothing differs, it is how many."""
+    limits = Limits(LARGEST, 0.0, 1, BY_COST)
+    assert limits.size([*shaped((1.0, 1.0), (4.0, 1.0), (2.0, 1.0))]) == 12.0
+    assert limits.size([*queue_of((1.0, 0.0), (1.0, 0.0))]) == 2.0
+
+
+def test_patience_grows_with_the_queue_where_items_differ():
+    """Being served in turn takes that long once: batches are of those alike then."""
+    assert Limits(LARGEST, 0.0).patience(10 * LARGEST) == PATIENCE
+    by_cost = Limits(LARGEST, 0.0, 1, BY_COST)
+    assert by_cost.patience(0) == PATIENCE
+    assert by_cost.patience(10 * LARGEST) == PATIENCE + 10 * TURNS

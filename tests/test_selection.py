@@ -17,7 +17,7 @@ from trio_batcher import _selection
 from trio_batcher._lane import RECENT
 from trio_batcher._latency import LatencyModel
 from trio_batcher._queue import Request, RequestQueue
-from trio_batcher._selection import PATIENCE, best_batch
+from trio_batcher._selection import PATIENCE, best_batch, load_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -653,6 +653,28 @@ def test_weights_as_far_apart_as_they_may_be():
     )
     batch = items(case.choose(case.queue()))
     assert 0 in batch
+
+
+# How much there is to do
+
+
+def test_load_is_what_came_of_late_by_what_can_be_done():
+    """Whether it still waits or not; of too few nothing is known, nor of no device."""
+    case = Case([(9.0, i / 10 - 1.0, 1.0) for i in range(10)], EIGHT)
+    queue = case.queue()
+    assert load_of(queue, NOW, 0.4, 8) == pytest.approx(0.5)
+    assert load_of(queue, NOW, 0.8, 8) == pytest.approx(1.0)
+    assert load_of(queue, NOW + 1.0, 0.8, 8) == pytest.approx(0.5)
+    assert load_of(queue, NOW, 0.8, 16) == pytest.approx(0.5)
+    for request in [*queue][:5]:
+        queue.discard(request)
+    assert load_of(queue, NOW, 0.8, 8) == pytest.approx(1.0)
+    assert load_of(queue, NOW, 0.0, 0) == 0.0
+    few = Case(case.requests[: _selection._ENOUGH - 1], EIGHT).queue()
+    assert load_of(few, NOW, 0.8, 8) == 0.0
+    assert load_of(RequestQueue(), NOW, 0.8, 8) == 0.0
+    at_once = Case([(9.0, 0.0, 1.0)] * 20, EIGHT).queue()
+    assert load_of(at_once, NOW, 0.8, 8) == 0.0
 
 
 # Where what a batch takes is mere chance
