@@ -45,3 +45,13 @@ class Foreseeable:
 
     def floor(self, seconds: float) -> float:
         return seconds
+
+
+class Chance(Foreseen):
+    """As `Residuals` are where a batch is equally likely to take each of these multiples."""
+
+    steady = False
+
+    def __init__(self, *chances: float) -> None:
+        self.chances = chances
+        self.least = chances[0]

@@ -18,6 +18,7 @@ ROOMS = [
     "fitting",
     "delivery",
     "latency",
+    "residuals",
     "selection",
     "shapes",
     "packing",

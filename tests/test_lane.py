@@ -360,3 +360,24 @@ def test_who_is_put_back_stands_before_its_like():
     lane.put_back([back])
     assert list(lane) == [entries[2], back, entries[1]]
     assert lane.size == 3
+
+
+@pytest.mark.usefixtures("small")
+@given(st.lists(times, max_size=20), st.lists(times, max_size=20))
+def test_who_moves_in_from_another_lane_waits_where_it_would_have_from_the_start(here, there):
+    """By deadline, then by number, even if that is lower than those of others."""
+    tally = Tally(1.0)
+    lane, other = Lane(tally), Lane(tally)
+    came = [entry(deadline, number) for number, deadline in enumerate([*there, *here])]
+    moving, staying = came[: len(there)], came[len(there) :]
+    for each in staying:
+        lane.add(each)
+    for each in moving:
+        other.add(each)
+    for each in moving:
+        each[2].lane = None
+        other.tidy(1)
+        lane.move_in(each)
+    assert [*lane] == sorted(came, key=itemgetter(0, 1))
+    assert (lane.size, other.size) == (len(came), 0)
+    assert [*other] == []

@@ -689,3 +689,85 @@ def test_a_fit_is_a_value():
     assert fit == LatencyFit(0.1, 0.2, 0.3)
     with pytest.raises(AttributeError):
         fit.fixed = 1.0
+
+
+# How far it can be foreseen
+
+
+def observed(factor, count: int = 40, seed: int = 1) -> Known:
+    """What is known after so many batches that took so many times the line."""
+    rng, model = random.Random(seed), Known(LARGEST)
+    for number in range(count):
+        size = rng.choice((1, 2, 4, 8, 16, LARGEST))
+        model.observe(size, line(size) * factor(rng), NOW + number / 50)
+    return model
+
+
+def test_the_largest_is_that_which_was_seen():
+    """None was at first."""
+    model = Known(LARGEST)
+    assert model.largest == 0
+    for size, largest in ((4, 4), (9, 9), (2, 9)):
+        model.observe(size, line(size), NOW)
+        assert model.largest == largest
+
+
+def test_of_a_steady_device_bounds_are_what_is_counted_on():
+    """What a batch takes is known: there is neither less to fear nor more to hope for."""
+    model = observed(lambda _: 1.0)
+    assert model.residuals.steady
+    assert [*model.floors] == [*model.hopes] == [*model.bounds]
+    assert model.floor(0.5) == 0.5
+
+
+def test_of_a_noisy_device_a_batch_may_be_quicker_than_it_is_expected_to_be():
+    """Nobody is out of reach whom a batch as quick as one that was would reach."""
+    model = observed(gaussian(0.15))
+    least = model.residuals.least
+    assert not model.residuals.steady
+    assert 0.0 < least < 0.9
+    assert [*model.floors] == pytest.approx([least * each for each in model.expected])
+    assert all(model.floors[size] < model.bounds[size] for size in range(1, LARGEST + 1))
+    assert model.floor(0.5) == pytest.approx(0.5 * least)
+    assert [*model.hopes] == [*model.bounds]
+
+
+def test_of_a_wild_device_a_line_and_its_quantiles_are_known():
+    """Means by size would mislead: what a batch takes depends on what is in it."""
+    model = observed(lognormal(0.8), count=64)
+    residuals = model.residuals
+    assert len(residuals.chances) == 6
+    fixed, per_item = residuals.line()
+    fit = model.fit  # it is brought up to date for that
+    assert (fit.fixed, fit.per_item) == (fixed, per_item)
+    assert model.expected[0] == model.bounds[0] == model.hopes[0] == 0.0
+    for size in (1, 3, LARGEST):
+        expected = fixed + per_item * size
+        assert model.expected[size] == pytest.approx(expected)
+        assert model.bounds[size] == pytest.approx(residuals.quantile(0.99) * expected)
+        assert model.hopes[size] == pytest.approx(residuals.chances[1] * expected)
+    assert model.hopes[4] < model.expected[4] < model.bounds[4]
+
+
+def test_a_wild_device_may_be_asked_for_sizes_it_has_not_had():
+    """One that comes up later is learned like the others."""
+    model = observed(lognormal(0.8), count=64)
+    assert model.residuals.chances
+    model.observe(24, line(24), NOW + 2.0)
+    assert model.largest == LARGEST
+    assert model.expected[24] > 0.0
+
+
+def test_a_device_that_was_quicker_may_be_so_again():
+    """It has become four times as slow: what it could do before is not out of reach yet."""
+    model = observed(lambda _: 1.0)
+    before, rng = model.bounds[1], random.Random(3)
+    for number in range(6):
+        model.observe(8, 4.0 * line(8) * rng.gauss(1.0, 0.001), NOW + 1.0 + number / 50)
+    assert model.expected[8] == pytest.approx(4.0 * line(8), rel=0.1)
+    assert not model.residuals.steady
+    assert model.floors[1] <= 1.01 * before
+    for number in range(80):
+        model.observe(8, 4.0 * line(8), NOW + 2.0 + number / 50)
+    assert model.residuals.steady
+    assert model.floors[8] > 3.5 * line(8)

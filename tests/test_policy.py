@@ -10,9 +10,10 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given, strategies as st
 
-from tests.foreseeable import Foreseeable
+from tests.foreseeable import Chance, Foreseeable
 from trio_batcher._latency import LatencyModel
 from trio_batcher._outcomes import ShapedRequest
+from trio_batcher._packing import TURNS
 from trio_batcher._policy import Dispatch, Idle, Limits, Plan, WaitUntil, decide, plan
 from trio_batcher._queue import Request, RequestQueue
 from trio_batcher._selection import PATIENCE
@@ -850,6 +851,119 @@ def test_what_is_left_of_a_plan_waits_and_will_be_on_time(case, later, leaving):
     assert kept == (good if near and len(good) >= size * 7 / 8 else [])
 
 
+# Devices that are not steady
+
+
+@dataclass(frozen=True)
+class Erratic(Line):
+    """What a batch takes is not known that well: it may be half of it."""
+
+    @property
+    def residuals(self) -> Chance:
+        chance = Chance(0.5)
+        chance.chances = ()
+        return chance
+
+    @property
+    def floors(self) -> list[float]:
+        return [0.5 * seconds for seconds in self.expected]
+
+    def floor(self, seconds: float) -> float:
+        return 0.5 * seconds
+
+
+@dataclass(frozen=True)
+class Wild(Erratic):
+    """It is mere chance."""
+
+    @property
+    def residuals(self) -> Chance:
+        return Chance(0.5, 0.5, 1.0, 1.0, 2.0, 2.0)
+
+
+# All three take 0.4 s together, and alone the first takes 0.2 s.
+UNEVEN = [(0.25, 0.0), (0.9, 0.0), (0.8, 0.0)]
+
+
+def test_a_steady_device_chooses_though_there_is_time_to_spare():
+    """It is known who would be late."""
+    assert items(wait(*UNEVEN, latency=Line(0.1, 0.1)).batch) == [0]
+
+
+@pytest.mark.parametrize("kind", [Erratic, Wild])
+def test_a_device_that_is_not_steady_takes_who_is_due_first_while_there_is_time_to_spare(kind):
+    """All who fit, though the first might be late: it may as well not be."""
+    decision = wait(*UNEVEN, latency=kind(0.1, 0.1))
+    assert items(decision.batch) == [0, 2, 1]
+    assert decision.hopeless == []
+    assert not decision.chosen
+    decision = wait(*UNEVEN, *[(0.95, 0.0)] * 3, latency=kind(0.1, 0.1))
+    assert items(decision.batch) == [0, 2, 1, 3]
+
+
+def busy(kind, span: float, count: int = 40, devices: int = 1):
+    """So many wait that came in the last so many seconds; each batch takes at most 3.3 s."""
+    requests = [(0.25, -span), *[(1.0 + i, span * i / count - span) for i in range(count - 1)]]
+    queue, limits = queue_of(*requests), Limits(4, 0.0, devices)
+    return decide(queue, now=NOW, latency=kind(0.1, 0.1), limits=limits)
+
+
+def test_a_device_that_is_not_steady_chooses_when_time_is_short():
+    """More than nine tenths of what all can do came of late: then somebody has to go without."""
+    # 40 in 4 s, and 32 in 3.3 s are as many as it can do.
+    assert busy(Erratic, 4.0).chosen
+    assert busy(Erratic, 4.5).chosen
+    assert not busy(Erratic, 4.7).chosen
+    assert not busy(Erratic, 4.0, devices=2).chosen
+    assert busy(Erratic, 2.0, devices=2).chosen
+    assert busy(Line, 99.0).chosen
+
+
+def test_chosen_or_not_nobody_is_late_by_more_than_is_likely():
+    """Those that are chosen are on time for sure; the others in the order of their deadlines."""
+    assert 0 not in items(busy(Erratic, 4.0).batch)
+    assert items(busy(Erratic, 9.0).batch) == [0, 1, 2, 3]
+
+
+def test_of_mere_chance_all_go_if_they_fit():
+    """However short time is: who stays behind has no better chance."""
+    requests = [(0.25, -0.1)] + [(0.3 + i / 100, -0.1) for i in range(7)]
+    limits = Limits(8, 0.0)
+    for kind, chosen in ((Wild, False), (Erratic, True)):
+        queue = queue_of(*requests)
+        decision = decide(queue, now=NOW, latency=kind(0.1, 0.1), limits=limits)
+        assert decision.chosen is chosen
+        assert not chosen or len(decision.batch) < 8
+        assert chosen or items(decision.batch) == [*range(8)]
+    queue = queue_of(*requests, (9.0, 0.0))
+    assert decide(queue, now=NOW, latency=Wild(0.1, 0.1), limits=limits).chosen
+
+
+@pytest.mark.parametrize("kind", [Erratic, Wild])
+def test_beside_requests_without_a_deadline_there_is_a_choice(kind):
+    """In deadline order they would never have their turn."""
+    requests = [(math.inf, -999.0), *[(0.25 + i, -99.0) for i in range(20)]]
+    decision = wait(*requests, latency=kind(0.1, 0.1))
+    assert decision.chosen
+    assert 0 in items(decision.batch)
+
+
+def test_of_a_device_that_is_not_steady_only_what_no_batch_reaches_is_hopeless():
+    """One takes 0.2 s, or half of that; behind a batch of four, 0.5 s, it is half of all."""
+    requests = [(0.09, 0.0), (0.11, 0.0), *[(0.3 + i / 100, 0.0) for i in range(6)]]
+    decision = wait(*requests, latency=Erratic(0.1, 0.1))
+    assert items(decision.batch) == [1, 2, 3, 4]
+    assert items(decision.hopeless) == [0, 5, 6]  # 0.35 s is just not out of reach
+
+
+def test_a_device_that_is_not_steady_does_not_leave_it_to_another_one():
+    """That one could be in time; this one could as well."""
+    for kind in (Erratic, Wild):
+        decision = wait((0.15, 0.0), latency=kind(0.1, 0.1), others_done_at=NOW + 0.14)
+        assert items(decision.batch) == [0]
+    assert wait((0.15, 0.0), latency=Line(0.1, 0.1), others_done_at=NOW + 0.14) == Idle([])
+
+
 # Items that differ in what they cost. Which of them share a batch: test_packing
 
 BY_COST = Shapes(None, float, 1.0 * LARGEST, LARGEST)
@@ -970,3 +1084,18 @@ def test_a_latency_model_knows_as_many_sizes_as_there_are():
     """Or loads, where items have costs."""
     assert Limits(LARGEST, 0.0).most == LARGEST
     assert Limits(LARGEST, 0.0, 1, BY_COST).most == BY_COST.most != LARGEST
+
+
+def test_the_size_of_a_batch_counts_the_dearest_for_each():
+    """As it is padded to that; where nothing differs, it is how many."""
+    limits = Limits(LARGEST, 0.0, 1, BY_COST)
+    assert limits.size([*shaped((1.0, 1.0), (4.0, 1.0), (2.0, 1.0))]) == 12.0
+    assert limits.size([*queue_of((1.0, 0.0), (1.0, 0.0))]) == 2.0
+
+
+def test_patience_grows_with_the_queue_where_items_differ():
+    """Being served in turn takes that long once: batches are of those alike then."""
+    assert Limits(LARGEST, 0.0).patience(10 * LARGEST) == PATIENCE
+    by_cost = Limits(LARGEST, 0.0, 1, BY_COST)
+    assert by_cost.patience(0) == PATIENCE
+    assert by_cost.patience(10 * LARGEST) == PATIENCE + 10 * TURNS

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from itertools import chain, groupby
 from operator import attrgetter
+from weakref import ref
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -505,3 +506,184 @@ def test_weights_that_are_out_of_use_are_forgotten(small):
         queue.discard(passing)
     assert len(queue.tallies) <= 6
     assert queue.tallies[0.5].size == 1
+
+
+# Far deadlines
+
+
+def far_queue(horizon: float = 5.0) -> RequestQueue:
+    queue: RequestQueue = RequestQueue()
+    queue.horizon = horizon
+    return queue
+
+
+def added(queue: RequestQueue, *requests: Request) -> list[Request]:
+    for each in requests:
+        queue.add(each)
+    return [*requests]
+
+
+def test_a_far_deadline_waits_in_turn_until_it_is_near():
+    """As if it had none, and then among those that have one: neither is lost on the way."""
+    queue = far_queue()
+    near, edge, far = added(queue, request(4.0), request(5.0), request(5.5))
+    assert [*queue] == [near, edge, far]
+    assert (queue.undue_size, queue.size) == (1, 3)
+    assert queue.due_before(100.0) == [near, edge]
+    queue.promote(0.4)
+    assert queue.undue_size == 1
+    queue.promote(0.5)
+    assert (queue.undue_size, queue.size) == (0, 3)
+    assert queue.due_before(100.0) == [near, edge, far]
+    assert queue.tallies[1.0].size == 3
+
+
+def test_those_promoted_are_in_order_of_deadline_then_as_they_came(small):
+    """Whatever order they came in, among others with the same deadline as well."""
+    queue = far_queue()
+    numbered = [
+        request(deadline, arrived, number)
+        for number, (deadline, arrived) in enumerate(
+            [(9.0, 0.0), (7.0, 0.0), (9.0, 1.0), (8.0, 2.0), (9.0, 5.0), (7.0, 5.0), (8.0, 1.0)]
+        )
+    ]
+    added(queue, *numbered)
+    for now in (2.0, 2.5, 3.0, 4.0):
+        queue.promote(now)
+        near = [each for each in numbered if each.deadline <= max(now, each.arrived) + 5.0]
+        near.sort(key=attrgetter("deadline"))
+        assert queue.due_before(math.inf) == near
+        assert queue.size == 7
+    assert [*queue] == sorted(numbered, key=attrgetter("deadline"))
+    assert queue.first(3) == [numbered[1], numbered[5], numbered[3]]
+
+
+def test_until_then_those_with_a_far_deadline_and_with_none_are_in_one_lane():
+    """In order of arrival; who has none stays there."""
+    queue = far_queue()
+    far, none, other = added(queue, request(9.0), request(), request(8.0, weight=4.0))
+    assert [*queue] == [far, none, other]
+    assert len(queue.undue) == 2
+    queue.promote(100.0)
+    assert [*queue] == [other, far, none]
+    assert queue.undue_size == 1
+
+
+def test_who_left_in_between_is_not_promoted():
+    """Cancelled, or taken into a batch."""
+    queue = far_queue()
+    first, second, third = added(queue, request(9.0), request(9.5), request(9.9))
+    assert queue.discard(first)
+    queue.remove_all([third])
+    queue.promote(100.0)
+    assert [*queue] == [second]
+    assert queue.size == 1
+    assert first.lane is third.lane is None
+
+
+def test_who_was_put_back_with_a_far_deadline_waits_once():
+    """It is among those that have one already: nothing is left to be promoted."""
+    queue = far_queue()
+    (first,) = added(queue, request(3.0))
+    (far,) = added(queue, request(9.0))
+    queue.remove_all([far])
+    queue.put_back([far])
+    assert [*queue] == [first, far]
+    queue.promote(100.0)
+    assert [*queue] == [first, far]
+    assert queue.first(9) == [first, far]
+    assert queue.size == 2
+
+
+def test_nobody_is_kept_alive_until_a_far_deadline():
+    """Who left is gone at once, and of those that came and left little is remembered."""
+    queue = far_queue()
+    added(queue, request(weight=4.0))
+    (left,) = added(queue, request(9.0))
+    queue.discard(left)
+    kept = ref(left)
+    del left
+    assert kept() is None
+    for number in range(1000):
+        (each,) = added(queue, request(9.0 + number))
+        queue.discard(each)
+    assert len(queue._far) <= 2 * queue.size + _queue._LANES + 1
+    staying = added(queue, *[request(50.0 + number % 7) for number in range(200)])
+    queue.promote(1e4)
+    assert queue._far == []
+    assert {*queue.due_before(math.inf)} == {*staying}
+
+
+def test_sweeping_keeps_those_that_wait():
+    """Each is still promoted when its time comes."""
+    queue = far_queue()
+    staying = added(queue, *[request(20.0 - number) for number in range(8)])
+    for _ in range(200):
+        (each,) = added(queue, request(9.0))
+        queue.discard(each)
+    for now in range(20):
+        queue.promote(float(now))
+        near = [each for each in staying if each.deadline <= now + 5.0]
+        assert queue.due_before(math.inf) == near[::-1]
+
+
+def test_a_horizon_that_changes_is_for_those_still_to_come():
+    """When one that waits is promoted was settled when it came."""
+    queue = far_queue(5.0)
+    (early,) = added(queue, request(9.0))
+    queue.horizon = 1.0
+    (late,) = added(queue, request(3.0))
+    queue.promote(2.0)
+    assert queue.due_before(math.inf) == [late]
+    queue.promote(4.0)
+    assert queue.due_before(math.inf) == [late, early]
+
+
+def test_those_with_shapes_are_promoted_as_well(small):
+    """By key into lanes of their own, where the index finds them."""
+    queue, keys = far_queue(), [Key() for _ in range(5)]
+    far = added(queue, *[shaped(key, 9.0 + number) for number, key in enumerate(keys)])
+    none = added(queue, *[shaped(key, math.inf) for key in keys[:3]])
+    assert queue.earliest_deadline == math.inf
+    assert queue.index.lanes == 5
+    queue.promote(5.0)
+    assert queue.earliest_deadline == 9.0
+    assert {*queue.due_before(math.inf)} == {*far[:2]}
+    queue.promote(100.0)
+    assert {*queue.due_before(math.inf)} == {*far}
+    assert queue.undue_size == 3
+    assert queue.index.lanes == 8
+    assert queue.size == 8
+    assert {*queue.clear()} == {*far, *none}
+    assert queue.index.lanes <= 2 * _queue._LANES
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 12), st.sampled_from([1.0, 4.0]), st.booleans()), max_size=30
+    ),
+    st.lists(st.integers(0, 40), max_size=6),
+)
+def test_however_they_are_promoted_the_queue_is_that_of_a_list(those, moments):
+    """Those near in order of deadline, the others as they came, none twice."""
+    queue = far_queue(3.0)
+    requests = [
+        request(float(arrived + allowance), float(arrived), arrived, weight)
+        for arrived, (allowance, weight, _) in enumerate(those)
+    ]
+    added(queue, *requests)
+    for each, (*_, leaves) in zip(requests, those, strict=True):
+        if leaves:
+            queue.discard(each)
+    waiting = [each for each in requests if each.lane]
+    latest = -math.inf
+    for now in moments:
+        queue.promote(now)
+        latest = max(latest, now)
+        near = [each for each in waiting if each.deadline <= max(latest, each.arrived) + 3.0]
+        near.sort(key=attrgetter("deadline"))
+        others = [each for each in waiting if each not in near]
+        assert [*queue] == near + others
+        assert queue.undue_size == len(others)
+        assert queue.size == len(waiting)
+        assert sum(tally.size for tally in queue.tallies.values()) == len(waiting)

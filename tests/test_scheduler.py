@@ -16,6 +16,7 @@ from trio_batcher._model import as_sources
 from trio_batcher._policy import Limits
 from trio_batcher._queue import Request
 from trio_batcher._scheduler import Scheduler
+from trio_batcher._selection import PATIENCE
 
 FIXED, PER_ITEM, LARGEST = 0.010, 0.001, 8
 FULL = FIXED + PER_ITEM * LARGEST
@@ -350,3 +351,46 @@ def test_whatever_is_planned_each_request_has_one_fate_and_hears_of_it_in_time(s
             device._measured.append((len(taken.batch), ends - taken.now, ends))
     assert len(fates) == 300
     assert scheduler.queue.size == 0
+
+
+def test_those_behind_a_batch_that_nobody_can_serve_are_told_while_it_runs():
+    """Even if that is all who wait: the device is busy until it is too late."""
+    stage = Stage()
+    (first,) = stage.come(math.inf)
+    assert stage.take() == [first]
+    stage.run_until(left=0.001)
+    stage.clock.time -= 0.005
+    late = stage.come(0.008, 0.009)
+    assert stage.scheduler.note_delivery(stage.device, stage.clock.time, 0.0) == late
+    assert stage.scheduler.queue.size == 0
+
+
+def test_what_would_be_late_is_left_to_a_device_that_is_free():
+    """It runs that if it is all there is; if other requests wait, they have its time."""
+    stage = Stage()
+    late = stage.come(0.005)
+    assert stage.scheduler.note_delivery(stage.device, stage.clock.time, 0.0) == []
+    assert stage.scheduler.queue.size == 1
+    stage.come(1.0)
+    assert stage.scheduler.note_delivery(stage.device, stage.clock.time, 0.0) == late
+
+
+def test_a_deadline_is_far_beyond_the_patience_that_others_need():
+    """It waits in turn; as it comes near, it is chosen by that."""
+    stage = Stage()
+    assert stage.scheduler.note_delivery(stage.device, stage.clock.time, 0.0) == []
+    horizon = stage.scheduler.queue.horizon
+    assert horizon == pytest.approx(PATIENCE * FULL, rel=0.01)
+    stage.come(0.9 * horizon, 1.1 * horizon)
+    assert stage.scheduler.queue.undue_size == 1
+    stage.clock.time += 0.2 * horizon
+    assert stage.scheduler.note_delivery(stage.device, stage.clock.time, 0.0) == []
+    assert stage.scheduler.queue.undue_size == 0
+
+
+def test_before_a_batch_has_ended_no_deadline_is_far():
+    """Nobody knows how long a turn takes."""
+    stage = Stage()
+    stage.device.latency = LatencyModel(LARGEST)
+    assert stage.scheduler.note_delivery(stage.device, stage.clock.time, 0.0) == []
+    assert stage.scheduler.queue.horizon == math.inf

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from tests.foreseeable import Foreseeable
+from tests.foreseeable import Chance, Foreseeable
 from trio_batcher import _selection
 from trio_batcher._lane import RECENT
 from trio_batcher._latency import LatencyModel
 from trio_batcher._queue import Request, RequestQueue
-from trio_batcher._selection import PATIENCE, best_batch
+from trio_batcher._selection import PATIENCE, best_batch, load_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -653,3 +653,117 @@ def test_weights_as_far_apart_as_they_may_be():
     )
     batch = items(case.choose(case.queue()))
     assert 0 in batch
+
+
+# How much there is to do
+
+
+def test_load_is_what_came_of_late_by_what_can_be_done():
+    """Whether it still waits or not; of too few nothing is known, nor of no device."""
+    case = Case([(9.0, i / 10 - 1.0, 1.0) for i in range(10)], EIGHT)
+    queue = case.queue()
+    assert load_of(queue, NOW, 0.4, 8) == pytest.approx(0.5)
+    assert load_of(queue, NOW, 0.8, 8) == pytest.approx(1.0)
+    assert load_of(queue, NOW + 1.0, 0.8, 8) == pytest.approx(0.5)
+    assert load_of(queue, NOW, 0.8, 16) == pytest.approx(0.5)
+    for request in [*queue][:5]:
+        queue.discard(request)
+    assert load_of(queue, NOW, 0.8, 8) == pytest.approx(1.0)
+    assert load_of(queue, NOW, 0.0, 0) == 0.0
+    few = Case(case.requests[: _selection._ENOUGH - 1], EIGHT).queue()
+    assert load_of(few, NOW, 0.8, 8) == 0.0
+    assert load_of(RequestQueue(), NOW, 0.8, 8) == 0.0
+    at_once = Case([(9.0, 0.0, 1.0)] * 20, EIGHT).queue()
+    assert load_of(at_once, NOW, 0.8, 8) == 0.0
+
+
+# Where what a batch takes is mere chance
+
+
+@dataclass(frozen=True)
+class Wild(Known):
+    """A device whose batches take each of some multiples of what is expected equally often."""
+
+    chance: Chance
+
+    @property
+    def residuals(self) -> Chance:
+        return self.chance
+
+
+def wild(fixed: float, per_item: float, limit: int, *chances: float) -> Wild:
+    known = line(fixed, per_item, limit, margin=2.2)
+    return Wild(known.expected, known.bounds, Chance(*chances or (0.5, 0.5, 1.0, 1.0, 2.0, 2.0)))
+
+
+def test_a_gain_counts_by_its_chance():
+    """While there is room the urgent one rides, though it is half as likely to be in time; in a
+    crowd a seat is for who is sure to be."""
+    known = wild(0.1, 0.0, 1, 1.0, 1.0, 1.0, 3.0, 3.0, 3.0)
+    requests = [(0.2, 0.0, 1.0), (0.5, 0.0, 1.0)]
+    case = Case(requests, known)
+    assert items(case.choose(case.queue())) == [0]
+    case = Case([*requests, *[(0.5, 0.0, 1.0)] * 20], known)
+    assert items(case.choose(case.queue())) == [1]
+
+
+def test_who_cannot_be_in_time_whatever_the_chance_does_not_ride():
+    """It may be in a smaller batch, if that is worth more."""
+    known = wild(1.0, 1.0, 4)
+    case = Case([(1.2, 0.0, 1.0), *[(9.0, 0.0, 1.0)] * 3], known)
+    assert 0 not in items(case.choose(case.queue()))
+    case = Case([(1.2, 0.0, 8.0), *[(9.0, 0.0, 1.0)] * 3], known)
+    assert items(case.choose(case.queue())) == [0]
+
+
+def test_nobody_rides_if_chance_helps_nobody():
+    """Not even the quickest batch of one would be in time."""
+    case = Case([(0.9, 0.0, 1.0)] * 3, wild(1.0, 1.0, 4))
+    assert case.choose(case.queue()) == []
+
+
+def test_the_heavier_one_rides_if_chances_are_alike():
+    """Of the same weight, who came first."""
+    case = Case([(9.0, 0.0, 1.0), (9.0, 0.0, 4.0), (9.0, 0.0, 1.0)], wild(1.0, 0.1, 2))
+    assert items(case.choose(case.queue())) == [0, 1]
+
+
+@pytest.mark.parametrize("limit", [1, 3, 4, 8])
+def test_by_chance_who_is_overdue_has_half_of_the_seats_as_well(limit):
+    """However many are, and whatever else waits."""
+    half = max(1, limit // 2)
+    old = [(math.inf, -999.0, 1.0)] * 50
+    case = Case([*old, *[(9.0, 0.0, 4.0)] * 50], wild(0.1, 0.01, limit))
+    batch = items(case.choose(case.queue()))
+    assert {*range(half)} <= {*batch}
+    assert len(batch) == limit
+    assert sum(item < 50 for item in batch) == half
+
+
+def test_by_chance_requests_without_a_deadline_fill_what_is_left():
+    """They are as likely to be in time as can be, and never urgent."""
+    case = Case([(math.inf, 0.0, 1.0)] * 6 + [(0.5, 0.0, 1.0)], wild(0.1, 0.01, 4))
+    assert items(case.choose(case.queue())) == [6, 0, 1, 2]
+
+
+def test_of_far_more_than_fit_those_with_the_most_time_left_are_looked_at():
+    """A choice takes its time; they are the likeliest."""
+    case = Case([(0.2 + i / 1000, 0.0, 1.0) for i in range(500)], wild(0.1, 0.01, 4))
+    batch = items(case.choose(case.queue()))
+    assert len(batch) == 4
+    assert batch == sorted(batch)
+
+
+@given(many, st.lists(st.floats(0.1, 10.0), min_size=6, max_size=6))
+def test_by_chance_a_batch_is_of_those_that_may_be_in_time(case, chances):
+    """In order, each once, who is overdue in any case; and there is one if anybody may be."""
+    known = Wild(case.latency.expected, case.latency.bounds, Chance(*sorted(chances)))
+    case = case._replace(latency=known)
+    queue = case.queue()
+    batch = case.choose(queue)
+    soonest = case.start + min(chances) * known.expected[1]
+    assert batch == [request for request in queue if request in batch]
+    assert len(batch) <= case.limit
+    assert all(request.deadline >= soonest for request in batch)
+    assert {*case.overdue(queue)} <= {*batch}
+    assert bool(batch) == any(request.deadline >= soonest for request in queue)

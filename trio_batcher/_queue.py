@@ -121,13 +121,16 @@ class RequestQueue(Generic[T]):
         while far and far[0][0] <= now:
             _, number, known = heappop(far)
             request = known()
-            if request is not None and (lane := request.lane) is not None:
-                request.lane = None
-                lane.tidy(1)
-                self._changed(lane, -1)
-                lane = self._lane_in(self.due, request)
-                lane.move_in((request.deadline, number, request))
-                self._changed(lane, 1)
+            if request is None or (lane := request.lane) is None:
+                continue
+            near = self._lane_in(self.due, request)
+            if near is lane:  # it was put back
+                continue
+            request.lane = None
+            lane.tidy(1)
+            self._changed(lane, -1)
+            near.move_in((request.deadline, number, request))
+            self._changed(near, 1)
 
     def put_back(self, requests: Sequence[Request[T]]) -> None:
         """Queue requests again, in this order, before those of the same deadline."""
