@@ -48,7 +48,7 @@ T = TypeVar("T")
 # Percent of what was run that was late, by the relative standard deviation of the latency.
 LATE_GOALS = {0.0: None, 0.02: 0.1, 0.10: None}
 # Batches after which a batcher is to know its device.
-EARLY = 6
+EARLY = 5
 # Mean latency under light load, relative to first come, first served.
 LIGHT_GOAL = 1.02
 # Batches until what is earned is `CLOSE` to what a batcher earns that knew the device.
