@@ -740,6 +740,13 @@ def test_by_chance_who_is_overdue_has_half_of_the_seats_as_well(limit):
     assert sum(item < 50 for item in batch) == half
 
 
+@pytest.mark.parametrize("known", [wild(0.05, 0.1, 8), line(0.05, 0.1, 8)])
+def test_what_the_overdue_are_worth_is_no_reason_for_a_small_batch(known):
+    """They ride whatever its size, so nothing is gained by hurrying for them."""
+    case = Case([(math.inf, -999.0, 100.0), *[(9.0, 0.0, 1.0)] * 8], known)
+    assert items(case.choose(case.queue())) == [*range(1, 8), 0]
+
+
 def test_by_chance_requests_without_a_deadline_fill_what_is_left():
     """They are as likely to be in time as can be, and never urgent."""
     case = Case([(math.inf, 0.0, 1.0)] * 6 + [(0.5, 0.0, 1.0)], wild(0.1, 0.01, 4))

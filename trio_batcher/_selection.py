@@ -233,7 +233,7 @@ def _likeliest(
         # If far more wait than fit, those with the most time left.
         for due, entry in zip(row.dues[-4 * limit :], row.entries[-4 * limit :], strict=True):
             candidates.append((row.weight, due, (start - due) / full, entry))
-    worth = sum([entry[2].weight for entry in overdue])
+    worth = sum([min(cost, entry[2].weight) for entry in overdue])  # as in `_best_size`
     best, chosen = 0.0, list["Entry[T]"]()
     size = min(limit, len(candidates) + kept)
     while size >= max(1, kept):
