@@ -901,28 +901,36 @@ def test_a_device_that_is_not_steady_takes_who_is_due_first_while_there_is_time_
     assert items(decision.batch) == [0, 2, 1, 3]
 
 
-def busy(kind, span: float, count: int = 40, devices: int = 1):
-    """So many wait that came in the last so many seconds; each batch takes at most 3.3 s."""
-    requests = [(0.25, -span), *[(1.0 + i, span * i / count - span) for i in range(count - 1)]]
+def busy(kind, span: float, stay: int = 5, devices: int = 1):
+    """Of 40 that came in the last so many seconds so many wait; batches take up to 3.3 s."""
+    requests = [(0.25, -span), *[(1.0 + i, span * i / 40 - span) for i in range(39)]]
     queue, limits = queue_of(*requests), Limits(4, 0.0, devices)
+    queue.remove_all([request for request in queue if 0 < request.item <= 40 - stay])
     return decide(queue, now=NOW, latency=kind(0.1, 0.1), limits=limits)
 
 
 def test_a_device_that_is_not_steady_chooses_when_time_is_short():
-    """More than nine tenths of what all can do came of late: then somebody has to go without."""
+    """Clearly more than what all can do came of late: then somebody has to go without."""
     # 40 in 4 s, and 32 in 3.3 s are as many as it can do.
-    assert busy(Erratic, 4.0).chosen
-    assert busy(Erratic, 4.5).chosen
-    assert not busy(Erratic, 4.7).chosen
-    assert not busy(Erratic, 4.0, devices=2).chosen
-    assert busy(Erratic, 2.0, devices=2).chosen
+    assert busy(Erratic, 3.5).chosen
+    assert busy(Erratic, 3.7).chosen
+    assert not busy(Erratic, 3.8).chosen
+    assert not busy(Erratic, 3.5, devices=2).chosen
+    assert busy(Erratic, 1.8, devices=2).chosen
     assert busy(Line, 99.0).chosen
+
+
+def test_a_device_that_is_not_steady_chooses_among_very_many():
+    """However few come at present: more than two full batches wait for each device."""
+    assert not busy(Erratic, 9.0, stay=8).chosen
+    assert busy(Erratic, 9.0, stay=9).chosen
+    assert not busy(Erratic, 9.0, stay=9, devices=2).chosen
 
 
 def test_chosen_or_not_nobody_is_late_by_more_than_is_likely():
     """Those that are chosen are on time for sure; the others in the order of their deadlines."""
-    assert 0 not in items(busy(Erratic, 4.0).batch)
-    assert items(busy(Erratic, 9.0).batch) == [0, 1, 2, 3]
+    assert 0 not in items(busy(Erratic, 3.5).batch)
+    assert items(busy(Erratic, 9.0).batch) == [0, 36, 37, 38]
 
 
 def test_of_mere_chance_all_go_if_they_fit():

@@ -29,6 +29,8 @@ T = TypeVar("T")
 _NEAR, _MOST = 1.0 / 32.0, 7.0 / 8.0
 # There is capacity to spare below this load.
 _SPARE = 1.1
+# Unless as many wait as so many full batches.
+_BACKLOG = 2.0
 # Of very many who stay behind and will be too late, about so many are told at once, while others
 # wait for the decision; the others hear of it when the batch ends.
 _AT_ONCE = 512
@@ -244,6 +246,8 @@ def _is_choosy(
     neither is so, first come, first served makes the largest batches.
     """
     if latency.residuals.steady or queue.undue_size:
+        return True
+    if left > _BACKLOG * limits.max_batch_size * limits.devices:
         return True
     if latency.residuals.chances and left <= limits.max_batch_size:
         return False
