@@ -929,7 +929,7 @@ def test_a_device_that_is_not_steady_chooses_among_very_many():
 
 def test_chosen_or_not_nobody_is_late_by_more_than_is_likely():
     """Those that are chosen are on time for sure; the others in the order of their deadlines."""
-    assert 0 not in items(busy(Erratic, 3.5).batch)
+    assert items(busy(Erratic, 3.5).batch) == [0]  # with more it would be late
     assert items(busy(Erratic, 9.0).batch) == [0, 36, 37, 38]
 
 

@@ -264,6 +264,7 @@ class Scheduler(Generic[T]):
             self.fleet.changed = True
             full = max(each.latency.expected[-1] for each in self.fleet.devices)
             self.queue.horizon = self._limits.patience(self.queue.size) * full or math.inf
+            self.queue.settle()
             self.queue.promote(now)
             if self.queue.earliest_deadline == math.inf:
                 return []
