@@ -523,6 +523,12 @@ def added(queue: RequestQueue, *requests: Request) -> list[Request]:
     return [*requests]
 
 
+def promote(queue, now):
+    """As after a device has taken what it takes."""
+    queue.settle()
+    queue.promote(now)
+
+
 def test_a_far_deadline_waits_in_turn_until_it_is_near():
     """As if it had none, and then among those that have one: neither is lost on the way."""
     queue = far_queue()
@@ -530,9 +536,9 @@ def test_a_far_deadline_waits_in_turn_until_it_is_near():
     assert [*queue] == [near, edge, far]
     assert (queue.undue_size, queue.size) == (1, 3)
     assert queue.due_before(100.0) == [near, edge]
-    queue.promote(0.4)
+    promote(queue, 0.4)
     assert queue.undue_size == 1
-    queue.promote(0.5)
+    promote(queue, 0.5)
     assert (queue.undue_size, queue.size) == (0, 3)
     assert queue.due_before(100.0) == [near, edge, far]
     assert queue.tallies[1.0].size == 3
@@ -549,7 +555,7 @@ def test_those_promoted_are_in_order_of_deadline_then_as_they_came(small):
     ]
     added(queue, *numbered)
     for now in (2.0, 2.5, 3.0, 4.0):
-        queue.promote(now)
+        promote(queue, now)
         near = [each for each in numbered if each.deadline <= max(now, each.arrived) + 5.0]
         near.sort(key=attrgetter("deadline"))
         assert queue.due_before(math.inf) == near
@@ -564,7 +570,7 @@ def test_until_then_those_with_a_far_deadline_and_with_none_are_in_one_lane():
     far, none, other = added(queue, request(9.0), request(), request(8.0, weight=4.0))
     assert [*queue] == [far, none, other]
     assert len(queue.undue) == 2
-    queue.promote(100.0)
+    promote(queue, 100.0)
     assert [*queue] == [other, far, none]
     assert queue.undue_size == 1
 
@@ -575,7 +581,7 @@ def test_who_left_in_between_is_not_promoted():
     first, second, third = added(queue, request(9.0), request(9.5), request(9.9))
     assert queue.discard(first)
     queue.remove_all([third])
-    queue.promote(100.0)
+    promote(queue, 100.0)
     assert [*queue] == [second]
     assert queue.size == 1
     assert first.lane is third.lane is None
@@ -589,7 +595,7 @@ def test_who_was_put_back_with_a_far_deadline_waits_once():
     queue.remove_all([far])
     queue.put_back([far])
     assert [*queue] == [first, far]
-    queue.promote(100.0)
+    promote(queue, 100.0)
     assert [*queue] == [first, far]
     assert queue.first(9) == [first, far]
     assert queue.size == 2
@@ -609,7 +615,7 @@ def test_nobody_is_kept_alive_until_a_far_deadline():
         queue.discard(each)
     assert len(queue._far) <= 2 * queue.size + _queue._LANES + 1
     staying = added(queue, *[request(50.0 + number % 7) for number in range(200)])
-    queue.promote(1e4)
+    promote(queue, 1e4)
     assert queue._far == []
     assert {*queue.due_before(math.inf)} == {*staying}
 
@@ -622,7 +628,7 @@ def test_sweeping_keeps_those_that_wait():
         (each,) = added(queue, request(9.0))
         queue.discard(each)
     for now in range(20):
-        queue.promote(float(now))
+        promote(queue, float(now))
         near = [each for each in staying if each.deadline <= now + 5.0]
         assert queue.due_before(math.inf) == near[::-1]
 
@@ -631,11 +637,12 @@ def test_a_horizon_that_changes_is_for_those_still_to_come():
     """When one that waits is promoted was settled when it came."""
     queue = far_queue(5.0)
     (early,) = added(queue, request(9.0))
+    queue.settle()
     queue.horizon = 1.0
     (late,) = added(queue, request(3.0))
-    queue.promote(2.0)
+    promote(queue, 2.0)
     assert queue.due_before(math.inf) == [late]
-    queue.promote(4.0)
+    promote(queue, 4.0)
     assert queue.due_before(math.inf) == [late, early]
 
 
@@ -646,10 +653,10 @@ def test_those_with_shapes_are_promoted_as_well(small):
     none = added(queue, *[shaped(key, math.inf) for key in keys[:3]])
     assert queue.earliest_deadline == math.inf
     assert queue.index.lanes == 5
-    queue.promote(5.0)
+    promote(queue, 5.0)
     assert queue.earliest_deadline == 9.0
     assert {*queue.due_before(math.inf)} == {*far[:2]}
-    queue.promote(100.0)
+    promote(queue, 100.0)
     assert {*queue.due_before(math.inf)} == {*far}
     assert queue.undue_size == 3
     assert queue.index.lanes == 8
@@ -678,7 +685,7 @@ def test_however_they_are_promoted_the_queue_is_that_of_a_list(those, moments):
     waiting = [each for each in requests if each.lane]
     latest = -math.inf
     for now in moments:
-        queue.promote(now)
+        promote(queue, now)
         latest = max(latest, now)
         near = [each for each in waiting if each.deadline <= max(latest, each.arrived) + 3.0]
         near.sort(key=attrgetter("deadline"))

@@ -186,6 +186,7 @@ class RequestQueue(Generic[T]):
         if request.lane is None:
             return False
         self.remove_all((request,))
+        self.settle()  # it is not to be kept
         return True
 
     def remove_all(self, requests: Sequence[Request[T]]) -> None:
