@@ -201,7 +201,7 @@ def test_wrong_arguments_are_refused_at_once():
 
 
 def test_the_batcher_is_closed_when_the_application_ends(client_of):
-    """Whoever kept it is told so, and in another event loop that it is in the wrong one."""
+    """Whoever kept it is told so; in another event loop, if not that, that it is the wrong one."""
     kept = []
 
     @asynccontextmanager
@@ -220,7 +220,8 @@ def test_the_batcher_is_closed_when_the_application_ends(client_of):
 
     @other.get("/later")
     async def later() -> None:
-        with pytest.raises(RuntimeError, match="from outside of it"):
+        # A thread may have the number of one that has ended, with its event loop and batcher.
+        with pytest.raises((RuntimeError, BatcherClosed), match=r"from outside of it|is closed"):
             await kept[0].infer("text")
 
     with client_of(app) as client:
