@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, strategies as st
 
-from trio_batcher._bisection import Failure, Raised, Returned, checked, failures
+from trio_batcher._bisection import Failure, Raised, Returned, _leave_us_out, checked, failures
 from trio_batcher._errors import (
     BatchTooLarge,
     ChildDied,
@@ -1031,3 +1031,10 @@ def test_for_an_input_that_nobody_waits_for_another_one_is_tried(leaving):
         driven.run(segment, model)
     assert not driven.bisection.pending
     assert {*driven.outcomes} | gone == {*driven.requests}
+
+
+def test_an_error_with_no_frame_of_the_model_has_none():
+    """What was raised by nobody has no traceback to begin with."""
+    error = PoisonError()
+    _leave_us_out(error)
+    assert error.__traceback__ is None

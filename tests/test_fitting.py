@@ -7,7 +7,7 @@ from random import Random
 import pytest
 from hypothesis import given, strategies as st
 
-from trio_batcher._fitting import odd_one, padded_to, pooled, straight_line
+from trio_batcher._fitting import odd_one, padded_to, pooled, straight_line, student
 
 MOST = 40
 PADDINGS = {
@@ -112,3 +112,10 @@ def test_a_single_smaller_size_will_do_if_it_has_to():
     assert odd_one([2, 8], counts, [0.012, 0.048], weights, 2) is None
     assert odd_one([2, 8], [1, 4], [0.012, 0.018], weights, 2) is None
     assert odd_one([8], [1], [0.5], [1.0], 1) is None
+
+
+def test_few_degrees_of_freedom_make_a_quantile_wider():
+    """Of very many it is the normal distribution's; tables have 4.03 for 5 and 99.5%."""
+    assert student(2.576, 10**9) == pytest.approx(2.576, rel=1e-6)
+    assert student(2.576, 5) == pytest.approx(4.03, rel=0.05)
+    assert student(2.576, 0) == student(2.576, 1)

@@ -694,3 +694,14 @@ def test_however_they_are_promoted_the_queue_is_that_of_a_list(those, moments):
         assert queue.undue_size == len(others)
         assert queue.size == len(waiting)
         assert sum(tally.size for tally in queue.tallies.values()) == len(waiting)
+
+
+def test_of_far_deadlines_whose_requests_have_left_most_are_forgotten():
+    """What is remembered is no more than twice as many as wait, and some."""
+    queue = far_queue()
+    those = added(queue, *[request(50.0 + number) for number in range(200)])
+    queue.settle()
+    assert len(queue._far) == 200
+    queue.remove_all(those[1:])
+    assert queue.settle() == queue._far[0][0]
+    assert [known() for _, _, known in queue._far] == [those[0]]
